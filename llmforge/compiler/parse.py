@@ -1,0 +1,292 @@
+"""Composed values to typed specs: pydantic's errors become diagnostics with origins.
+
+In: nested dicts and `Origins`. Out: a frozen `RunSpec`, or the full list of what is wrong with
+it. Each section is checked by itself against the schema class its `kind` names, so an unknown
+kind is one clear finding and never a cascade of union errors.
+
+This module does not derive or compare values: rules and passes do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from llmforge import registry
+from llmforge.diagnostics import Diagnostic, did_you_mean, near
+from llmforge.origins import Origins
+from llmforge.schema import SCALARS, SECTIONS, SINGLE, RunSpec, Spec
+from llmforge.schema.run import Scalars
+
+
+def section_spec(section: str, values: Mapping[str, Any]) -> type[Spec] | None:
+    """Schema class for a section's values; None when its kind is unknown or missing."""
+    if section in SINGLE:
+        return SINGLE[section]
+    kind = values.get("kind")
+    found = registry.kinds(section).get(kind) if isinstance(kind, str) else None
+    return found.spec if found else None
+
+
+def parse(
+    values: Mapping[str, Any], origins: Origins | None = None
+) -> tuple[RunSpec | None, list[Diagnostic]]:
+    """Check every section; the spec is None if any of them is refused."""
+    origins = origins or Origins()
+    found: list[Diagnostic] = []
+    parts: dict[str, Any] = {}
+    known = (*SCALARS, *SECTIONS)
+    for key in values:
+        if key not in known:
+            found.append(_unknown(key, known, origins))
+    scalars = _check(Scalars, "", {k: values[k] for k in SCALARS if k in values}, origins, found)
+    for section in SECTIONS:
+        given = values.get(section)
+        if not isinstance(given, Mapping):
+            found.append(
+                Diagnostic(
+                    "LF104" if section in values else "LF105",
+                    f"section `{section}` must be a mapping, not {_shown(given)}"
+                    if section in values
+                    else f"section `{section}` is missing",
+                    key=section,
+                    origins=origins.chain(section),
+                    hint=f"{section}=default" if section in SINGLE else None,
+                )
+            )
+            continue
+        spec = section_spec(section, given)
+        if spec is None:
+            found.append(_unknown_kind(section, given, origins))
+            continue
+        parts[section] = _check(spec, section, given, origins, found)
+    if found or scalars is None:
+        return None, found
+    return RunSpec.model_construct(**{k: getattr(scalars, k) for k in SCALARS}, **parts), []
+
+
+def parse_or_fail(values: Mapping[str, Any]) -> RunSpec:
+    """Parse values that were checked before (a saved plan's settings).
+
+    Raises:
+        ValueError: they do not fit this version's schema.
+    """
+    spec, found = parse(values)
+    if spec is None:
+        raise ValueError("; ".join(f"{d.key}: {d.message}" for d in found))
+    return spec
+
+
+def _check(
+    spec: type[Spec],
+    section: str,
+    given: Mapping[str, Any],
+    origins: Origins,
+    found: list[Diagnostic],
+) -> Spec | None:
+    try:
+        # JSON mode: values came from YAML or JSON, so lists are lists and numbers are numbers,
+        # and strict mode then refuses "8" for 8 and 1 for true.
+        return spec.model_validate_json(json.dumps(given), strict=True)
+    except ValidationError as error:
+        found.extend(_explain(error, spec, section, given, origins))
+        return None
+
+
+def _explain(
+    error: ValidationError,
+    spec: type[Spec],
+    section: str,
+    given: Mapping[str, Any],
+    origins: Origins,
+) -> list[Diagnostic]:
+    """One diagnostic per faulty key; the branches of a union are told as one."""
+    by_key: dict[str, list[ErrorDetails]] = {}
+    for item in error.errors(include_url=False):
+        path = _path_within(item["loc"], given)
+        key = ".".join((section, *path) if section else path)
+        by_key.setdefault(key, []).append(item)
+    return [_one(key, items, spec, section, given, origins) for key, items in by_key.items()]
+
+
+def _path_within(loc: tuple[int | str, ...], given: Any) -> tuple[str, ...]:
+    """The part of pydantic's location that names real keys: union tags are left out."""
+    path: list[str] = []
+    here = given
+    for index, part in enumerate(loc):
+        if isinstance(here, Mapping) and (part in here or index == len(path)):
+            path.append(str(part))
+            here = here.get(part) if part in here else None
+        else:
+            break
+    return tuple(path)
+
+
+def _one(
+    key: str,
+    items: list[ErrorDetails],
+    spec: type[Spec],
+    section: str,
+    given: Mapping[str, Any],
+    origins: Origins,
+) -> Diagnostic:
+    kind = items[0]["type"]
+    name = key.rpartition(".")[2]
+    chain = origins.chain(key)
+    if kind == "extra_forbidden":
+        return _unknown(key, _siblings(spec, section, key), origins)
+    if kind == "missing":
+        return Diagnostic(
+            "LF105", f"`{key}` has no value", key=key, origins=chain, hint=f"{key}=<value>"
+        )
+    value = items[0]["input"]
+    if any("secret given as a plain value" in item["msg"] for item in items):
+        return Diagnostic(
+            "LF114",
+            f"`{key}` holds a secret as a plain value; it would be written into plans and logs",
+            key=key,
+            notes=("name the environment variable that holds it instead",),
+            hint=f"{key}=env:{_env_name(name)}",
+        )
+    expected, choices = _expectation(items)
+    guess = near(str(value), choices, 1)
+    hint = f"{key}={guess[0]}" if guess else (f"{key}={choices[0]}" if len(choices) == 1 else None)
+    return Diagnostic(
+        "LF104",
+        f"`{key}` is {_shown(value)}; expected {expected}",
+        key=key,
+        origins=chain,
+        notes=did_you_mean(str(value), choices) if isinstance(value, str) else (),
+        hint=hint,
+    )
+
+
+def _expectation(items: list[ErrorDetails]) -> tuple[str, list[str]]:
+    """What would have been legal, in words, and the literal choices among it."""
+    told: list[str] = []
+    choices: list[str] = []
+    for item in items:
+        context = item.get("ctx") or {}
+        kind = item["type"]
+        if kind == "literal_error":
+            told.append(str(context["expected"]).replace("'", "`"))
+            choices += [part.strip("' ") for part in _split_choices(str(context["expected"]))]
+        elif kind == "value_error":
+            told.append(str(context["error"]).removeprefix("expected "))
+        elif kind in _BOUNDS:
+            told.append(f"a number {_BOUNDS[kind]} {context[_LIMIT[kind]]}")
+        elif kind == "string_pattern_mismatch":
+            told.append(f"text matching `{context['pattern']}`")
+        else:
+            told.append(_TYPES.get(kind, item["msg"][0].lower() + item["msg"][1:]))
+    return " or ".join(dict.fromkeys(told)), choices
+
+
+_BOUNDS = {
+    "greater_than": "above",
+    "greater_than_equal": "from",
+    "less_than": "below",
+    "less_than_equal": "up to",
+}
+_LIMIT = {
+    "greater_than": "gt",
+    "greater_than_equal": "ge",
+    "less_than": "lt",
+    "less_than_equal": "le",
+}
+_TYPES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "none_required": "null",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+
+
+def _split_choices(expected: str) -> list[str]:
+    return expected.replace(" or ", ", ").split(", ")
+
+
+def _siblings(spec: type[Spec], section: str, key: str) -> list[str]:
+    """Names legal where the unknown key stands."""
+    inner = key.removeprefix(f"{section}.").split(".")[:-1] if section else []
+    fields = spec.model_fields
+    for part in inner:
+        nested = fields[part].annotation if part in fields else None
+        if not (isinstance(nested, type) and issubclass(nested, Spec)):
+            return []
+        fields = nested.model_fields
+    return list(fields)
+
+
+def _unknown(key: str, siblings: tuple[str, ...] | list[str], origins: Origins) -> Diagnostic:
+    parent, _, name = key.rpartition(".")
+    guess = near(name, siblings, 1)
+    chain = origins.chain(key)
+    hint = None
+    if guess:
+        better = f"{parent}.{guess[0]}" if parent else guess[0]
+        value = chain[-1].value if chain else None
+        hint = f"{better}={_override_value(value)}" if chain else better
+        if chain and chain[-1].kind == "file":
+            hint = f"write `{guess[0]}` for `{name}` in {chain[-1].place}"
+    where = f"in `{parent}`" if parent else "at the top level"
+    return Diagnostic(
+        "LF101",
+        f"unknown key `{name}` {where}",
+        key=key,
+        origins=chain,
+        notes=did_you_mean(name, siblings)
+        or ((f"known here: {', '.join(siblings)}",) if siblings else ()),
+        hint=hint,
+    )
+
+
+def _unknown_kind(section: str, given: Mapping[str, Any], origins: Origins) -> Diagnostic:
+    key = f"{section}.kind"
+    known = list(registry.kinds(section))
+    value = given.get("kind")
+    if "kind" not in given:
+        return Diagnostic(
+            "LF105",
+            f"`{key}` has no value",
+            key=key,
+            origins=origins.chain(section),
+            notes=(f"known kinds: {', '.join(known)}",),
+            hint=f"{key}={known[0]}",
+        )
+    guess = near(str(value), known, 1)
+    return Diagnostic(
+        "LF103",
+        f"unknown kind {_shown(value)} of `{section}`",
+        key=key,
+        origins=origins.chain(key),
+        notes=(f"known kinds: {', '.join(known)}", *did_you_mean(str(value), known)),
+        hint=f"{key}={guess[0]}" if guess else None,
+    )
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    text = json.dumps(value, ensure_ascii=False)
+    return f"`{text if len(text) <= 60 else text[:57] + '...'}`"
+
+
+def _override_value(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value)
+
+
+def _env_name(field: str) -> str:
+    return "HF_TOKEN" if field.startswith("hub") else "MLFLOW_TRACKING_TOKEN"

@@ -1,0 +1,197 @@
+"""The plan: what will run. Frozen, JSON, fingerprinted; the only hand-over to the worker.
+
+In: what the compiler produced, or a saved `plan.json`. Out: `Plan` and the fingerprints of its
+stages. A plan is self-sufficient: reading one needs no conf folder, no Hydra and no torch.
+
+This module does not decide values; the compiler does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llmforge.origins import Origins, leaves
+from llmforge.schema import Effect, RunSpec, Spec
+
+PLAN_SCHEMA = 1
+"""Version of the plan file's layout; a reader refuses one it does not know."""
+
+CODE_VERSION = 1
+"""Bumped by hand when the same settings would give other results (other masks, other kernels):
+it enters every fingerprint, so stale prepared data and stale runs are never reused."""
+
+STAGE_EFFECTS: dict[str, tuple[Effect, ...]] = {
+    "prepare": (Effect.DATA,),
+    "train": (Effect.DATA, Effect.NUMERICS),
+    "evaluate": (Effect.DATA, Effect.NUMERICS, Effect.EVALUATION),
+}
+"""Which effects a stage's result depends on, in the order the stages run."""
+
+
+class PlanUnreadable(ValueError):
+    """A plan file that is not JSON, not a plan, or of another version."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One compiled run."""
+
+    settings: dict[str, Any]
+    """Every section, all values solved; `RunSpec` as nested dicts."""
+    facts: dict[str, Any]
+    """What was looked up: `model`, `data`, `hardware`, `versions`."""
+    lowered: dict[str, Any]
+    """Keywords for the libraries: `training_arguments`, `model`, `lora_config`,
+    `quantization_config`."""
+    estimate: dict[str, Any]
+    """What is foretold: optimizer steps, samples, evaluations, checkpoints."""
+    origins: Origins
+    """Chain of every leaf of the four parts; settings keys stand without a prefix."""
+    stages: dict[str, str]
+    """Fingerprint of each stage (SHA-256, hex)."""
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    """Warnings and notes the compiler gave."""
+    overrides: list[str] = field(default_factory=list)
+    """The command-line overrides it was composed from, for the reader; nothing reads them."""
+    llmforge: str = ""
+    """Version that compiled it."""
+    plan_schema: int = PLAN_SCHEMA
+
+    @property
+    def name(self) -> str:
+        return str(self.settings["name"])
+
+    @property
+    def fingerprint(self) -> str:
+        """The whole run's: that of its last stage."""
+        return self.stages["evaluate"]
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run's folder: the run's name and ten digits of the fingerprint."""
+        return f"{self.name}-{self.fingerprint[:10]}"
+
+    @property
+    def run_folder(self) -> Path:
+        return Path(self.settings["paths"]["runs"]) / self.run_id
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        """The settings, typed.
+
+        Raises:
+            PlanUnreadable: they do not fit this version's schema.
+        """
+        from llmforge.compiler.parse import parse_or_fail
+
+        try:
+            return parse_or_fail(self.settings)
+        except ValueError as error:
+            raise PlanUnreadable(f"the plan's settings do not fit this version: {error}") from error
+
+    def leaves(self) -> Iterator[tuple[str, Any]]:
+        """Every leaf with the key its origin stands under."""
+        yield from leaves(self.settings)
+        for part in ("facts", "lowered", "estimate"):
+            yield from leaves(getattr(self, part), part)
+
+    def to_dict(self) -> dict[str, Any]:
+        out = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "origins"}
+        return {
+            "plan_schema": out.pop("plan_schema"),
+            "llmforge": out.pop("llmforge"),
+            "name": self.name,
+            "run_id": self.run_id,
+            "fingerprint": self.fingerprint,
+            **out,
+            "origins": self.origins.to_dict(),
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plan; the file appears whole or not at all."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        staged.write_text(self.to_json(), encoding="utf-8")
+        staged.replace(target)
+        return target
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """Raises `PlanUnreadable` for another layout version or a missing part."""
+        version = data.get("plan_schema")
+        if version != PLAN_SCHEMA:
+            raise PlanUnreadable(
+                f"plan_schema is {version!r}; this llmforge reads version {PLAN_SCHEMA}"
+            )
+        try:
+            return cls(
+                settings=dict(data["settings"]),
+                facts=dict(data["facts"]),
+                lowered=dict(data["lowered"]),
+                estimate=dict(data["estimate"]),
+                origins=Origins.from_dict(data["origins"]),
+                stages=dict(data["stages"]),
+                findings=list(data.get("findings", [])),
+                overrides=list(data.get("overrides", [])),
+                llmforge=str(data.get("llmforge", "")),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PlanUnreadable(f"not a plan: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Raises `PlanUnreadable`, or `FileNotFoundError`."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise PlanUnreadable(f"{path} is not JSON: {error}") from error
+        if not isinstance(data, dict):
+            raise PlanUnreadable(f"{path} is not a plan")
+        return cls.from_dict(data)
+
+
+def canonical_digest(value: Any) -> str:
+    """SHA-256 of canonical JSON: sorted keys, no spaces, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stage_fingerprints(spec: RunSpec, identity: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprint of each stage, from the settings that reach it and the content behind paths.
+
+    Args:
+        spec: settings with every `auto` solved.
+        identity: what stands behind paths and names: digests of data and model files, revisions.
+            `data` entries reach every stage, `model` entries reach `prepare` only through the
+            tokenizer (key `tokenizer`).
+    """
+    found: dict[str, str] = {}
+    for stage, effects in STAGE_EFFECTS.items():
+        parts = dict(identity) if stage != "prepare" else {
+            key: value for key, value in identity.items() if key != "model"
+        }
+        found[stage] = canonical_digest(
+            {"code": CODE_VERSION, "identity": parts, "settings": dict(_chosen(spec, effects))}
+        )
+    return found
+
+
+def _chosen(spec: Spec, effects: tuple[Effect, ...], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`(dotted key, value)` of the fields whose effect is among `effects`."""
+    for name in type(spec).model_fields:
+        value = getattr(spec, name)
+        if isinstance(value, Spec):
+            yield from _chosen(value, effects, f"{prefix}{name}.")
+        elif type(spec).effect_of(name) in effects:
+            yield f"{prefix}{name}", value

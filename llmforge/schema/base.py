@@ -1,0 +1,126 @@
+"""The ground every section's schema stands on: `Spec`, effects, and shared value types.
+
+In: nothing. Out: the frozen, extra-forbidding base class, the `Effect` a field has on a run, and
+the few value types that several sections use (intervals, secret references, dtypes).
+
+No defaults live here or in any section: every number stands in `conf/`, so that each value has a
+file and a line. No torch, no Hydra.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+class Effect(StrEnum):
+    """What changing a field changes; decides fingerprints and how `diff` classes a change."""
+
+    DATA = "data"
+    """The prepared samples: prepare, train and evaluate run again."""
+    NUMERICS = "numerics"
+    """The weights: train and evaluate run again."""
+    EVALUATION = "evaluation"
+    """The measured scores only: evaluate runs again."""
+    SPEED = "speed"
+    """How fast or in how much memory, up to rounding: nothing runs again."""
+    BOOKKEEPING = "bookkeeping"
+    """Names, places, records: nothing runs again."""
+
+
+class Spec(BaseModel):
+    """One section of the configuration, typed and frozen.
+
+    A field's effect is the class's `effect` unless the field is annotated with one of its own:
+    `log_every: Annotated[Interval, Effect.BOOKKEEPING]`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), strict=True, defer_build=True
+    )
+
+    effect: ClassVar[Effect] = Effect.NUMERICS
+
+    @classmethod
+    def effect_of(cls, field: str) -> Effect:
+        """The effect of changing `field`."""
+        for item in cls.model_fields[field].metadata:
+            if isinstance(item, Effect):
+                return item
+        return cls.effect
+
+    def settings(self) -> dict[str, Any]:
+        """JSON-able values, as they stand in a plan."""
+        return self.model_dump(mode="json")
+
+
+Auto = Literal["auto"]
+"""Solved by a derive pass from facts and hardware; the plan holds the solved value."""
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+_SECRET = re.compile(r"^env:[A-Za-z_][A-Za-z0-9_]*$")
+_SHARE = re.compile(r"^(\d+(?:\.\d+)?)%$")
+
+
+def _check_secret(value: str) -> str:
+    if not _SECRET.match(value):
+        # The value itself must not be repeated in the message: it may be the secret.
+        raise ValueError("secret given as a plain value")
+    return value
+
+
+SecretRef = Annotated[str, AfterValidator(_check_secret)]
+"""`env:NAME`: the name of an environment variable, read in the worker and never written."""
+
+
+def share_of(value: int | str | None) -> float | None:
+    """`"5%"` as 0.05; None for anything that is not a share."""
+    found = _SHARE.match(value) if isinstance(value, str) else None
+    return float(found.group(1)) / 100 if found else None
+
+
+def _check_interval(value: int | str | None) -> int | str | None:
+    if value is None or value == "epoch":
+        return value
+    if isinstance(value, int) and value >= 1:
+        return value
+    share = share_of(value)
+    if share is not None and 0 < share <= 1:
+        return value
+    raise ValueError(
+        "expected a number of optimizer steps from 1, a share of the run such as `10%`, `epoch`, "
+        "or null for never"
+    )
+
+
+Interval = Annotated[int | str | None, AfterValidator(_check_interval)]
+"""How often: optimizer steps (int), a share of the whole run (`10%`), `epoch`, null = never."""
+
+
+def _check_warmup(value: int | str) -> int | str:
+    share = share_of(value)
+    if (isinstance(value, int) and value >= 0) or (share is not None and share <= 1):
+        return value
+    raise ValueError(
+        "expected a number of optimizer steps from 0, or a share of the run such as `3%`"
+    )
+
+
+Warmup = Annotated[int | str, AfterValidator(_check_warmup)]
+"""Optimizer steps (int), or a share of the whole run (`3%`)."""
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def spec_fields(cls: type[Spec]) -> Iterator[tuple[str, Effect]]:
+    """Every field of a section with its effect."""
+    for name in cls.model_fields:
+        yield name, cls.effect_of(name)

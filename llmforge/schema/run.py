@@ -1,0 +1,233 @@
+"""Schema of where and how a run happens, and the root that holds all sections.
+
+In: the other schema modules. Out: specs for `deepspeed`, `fsdp`, `hardware`, `launch`,
+`tracking`, `paths`, and `RunSpec`. `SECTIONS` is the one table of section names.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SerializeAsAny
+
+from llmforge.registry import register
+from llmforge.schema.base import (
+    Auto,
+    Effect,
+    NonNegativeInt,
+    PositiveInt,
+    SecretRef,
+    Spec,
+)
+from llmforge.schema.data import CollatorSpec, DataSpec
+from llmforge.schema.model import (
+    AdapterSpec,
+    ModelSpec,
+    PrecisionSpec,
+    QuantizationSpec,
+    TokenizerSpec,
+)
+from llmforge.schema.optim import OptimizerSpec, ScheduleSpec
+from llmforge.schema.train import CheckpointSpec, EvaluationSpec, GenerationSpec, TrainerSpec
+
+
+class DeepSpeedSpec(Spec):
+    """ZeRO sharding through DeepSpeed (Rajbhandari et al. 2019, arXiv 1910.02054)."""
+
+    effect = Effect.SPEED
+
+    kind: str
+
+
+@register("deepspeed", "none")
+class NoDeepSpeed(DeepSpeedSpec):
+    kind: Literal["none"]
+
+
+@register("deepspeed", "zero")
+class Zero(DeepSpeedSpec):
+    """One ZeRO stage; the DeepSpeed JSON is generated from the plan, never written twice."""
+
+    kind: Literal["zero"]
+    stage: Literal[1, 2, 3]
+    """1 shards optimizer state, 2 gradients as well, 3 weights as well."""
+    offload_optimizer: bool
+    """Keep optimizer state in CPU memory."""
+    offload_parameters: bool
+    """Stage 3: keep weights in CPU memory."""
+    bucket_size: PositiveInt
+    """Elements per communication bucket."""
+    overlap_communication: bool
+    contiguous_gradients: bool
+
+
+class FsdpSpec(Spec):
+    """Fully sharded data parallelism of PyTorch (FSDP2), through accelerate."""
+
+    effect = Effect.SPEED
+
+    kind: str
+
+
+@register("fsdp", "none")
+class NoFsdp(FsdpSpec):
+    kind: Literal["none"]
+
+
+@register("fsdp", "fsdp2")
+class Fsdp2(FsdpSpec):
+    kind: Literal["fsdp2"]
+    reshard_after_forward: bool
+    """Free gathered weights after the forward pass (full sharding)."""
+    offload: bool
+    """Keep shards in CPU memory."""
+
+
+class HardwareSpec(Spec):
+    """The machine the plan is for; it need not be the one at hand."""
+
+    effect = Effect.BOOKKEEPING
+
+    kind: str
+
+
+@register("hardware", "auto")
+class AutoHardware(HardwareSpec):
+    """Looked up on this machine: GPUs by the driver's own tool, else the CPU."""
+
+    kind: Literal["auto"]
+
+
+@register("hardware", "device")
+class Device(HardwareSpec):
+    """A described machine."""
+
+    kind: Literal["device"]
+    device: Literal["cuda", "cpu"]
+    name: str
+    count: PositiveInt
+    """Devices on the node; 1 for a CPU."""
+    memory_gib: Annotated[float, Field(gt=0.0)]
+    """Memory of one device in GiB; main memory for a CPU."""
+    compute_capability: str | None
+    """CUDA compute capability such as `9.0`; null for a CPU."""
+    bf16: bool
+    """Has bfloat16 arithmetic."""
+    cores: PositiveInt
+    """CPU cores of the node."""
+
+
+class LaunchSpec(Spec):
+    """How worker processes are started."""
+
+    effect = Effect.BOOKKEEPING
+
+    kind: str
+    processes: Annotated[PositiveInt | Auto, Effect.NUMERICS]
+    """Worker processes over the whole run (world size); `auto` is one per device, 1 for local."""
+    threads: Annotated[NonNegativeInt, Effect.SPEED]
+    """CPU threads per process; 0 divides the cores evenly."""
+
+
+@register("launch", "local", "llmforge.run.launch:local_command")
+class LocalLaunch(LaunchSpec):
+    """One process on one device."""
+
+    kind: Literal["local"]
+
+
+@register("launch", "torchrun", "llmforge.run.launch:torchrun_command")
+class TorchrunLaunch(LaunchSpec):
+    """One process per device on this node, started by torchrun."""
+
+    kind: Literal["torchrun"]
+
+
+class TrackingSpec(Spec):
+    """Where runs are recorded."""
+
+    effect = Effect.BOOKKEEPING
+
+    kind: str
+
+
+@register("tracking", "none", "llmforge.track.protocol:NullTracker")
+class NoTracking(TrackingSpec):
+    """Only the run folder."""
+
+    kind: Literal["none"]
+
+
+@register("tracking", "mlflow", "llmforge.track.mlflow:MlflowTracker")
+class MlflowTracking(TrackingSpec):
+    """MLflow, local database or server."""
+
+    kind: Literal["mlflow"]
+    uri: str
+    """`sqlite:///mlflow.db`, another SQLAlchemy URL, or `http(s)://host:port`."""
+    experiment: str
+    """MLflow experiment the run stands in; made when missing."""
+    token: SecretRef | None
+    """`env:NAME` of the server's bearer token; null sends none."""
+
+
+class PathsSpec(Spec):
+    """Where things are written."""
+
+    effect = Effect.BOOKKEEPING
+
+    runs: str
+    """Parent of run folders: `<runs>/<name>-<fingerprint>`."""
+    cache: str
+    """Prepared data and file scans, shared by runs."""
+
+
+class Scalars(Spec):
+    """Values of the whole run that belong to no section."""
+
+    name: Annotated[str, Effect.BOOKKEEPING, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    """Short name of the run: letters, digits, `_`, `.`, `-`."""
+    seed: NonNegativeInt
+    """Seed of weights, shuffling, dropout and the held-out split."""
+    deterministic: Annotated[bool, Effect.SPEED]
+    """Use deterministic kernels where they exist: bit-equal repeats, slower on GPUs."""
+
+
+class RunSpec(Scalars):
+    """One run, whole: what the compiler checks, derives and freezes."""
+
+    model: SerializeAsAny[ModelSpec]
+    tokenizer: TokenizerSpec
+    data: SerializeAsAny[DataSpec]
+    collator: SerializeAsAny[CollatorSpec]
+    optimizer: SerializeAsAny[OptimizerSpec]
+    schedule: SerializeAsAny[ScheduleSpec]
+    lora: SerializeAsAny[AdapterSpec]
+    quantization: SerializeAsAny[QuantizationSpec]
+    precision: PrecisionSpec
+    deepspeed: SerializeAsAny[DeepSpeedSpec]
+    fsdp: SerializeAsAny[FsdpSpec]
+    trainer: SerializeAsAny[TrainerSpec]
+    evaluation: EvaluationSpec
+    checkpoint: CheckpointSpec
+    tracking: SerializeAsAny[TrackingSpec]
+    launch: SerializeAsAny[LaunchSpec]
+    hardware: SerializeAsAny[HardwareSpec]
+    generation: GenerationSpec
+    paths: PathsSpec
+
+
+SINGLE: dict[str, type[Spec]] = {
+    "tokenizer": TokenizerSpec,
+    "precision": PrecisionSpec,
+    "evaluation": EvaluationSpec,
+    "checkpoint": CheckpointSpec,
+    "generation": GenerationSpec,
+    "paths": PathsSpec,
+}
+"""Sections of one shape; every other section is a choice by `kind` in the registry."""
+
+SCALARS: tuple[str, ...] = tuple(Scalars.model_fields)
+
+SECTIONS: tuple[str, ...] = tuple(n for n in RunSpec.model_fields if n not in SCALARS)
+
