@@ -118,5 +118,3 @@ class ChatCollator(CollatorSpec):
     kind: Literal["chat"]
     turns: Literal["all", "last"]
     """Which assistant turns carry loss."""
-
-

@@ -21,9 +21,8 @@ class OptimizerSpec(Spec):
     """What every optimizer has."""
 
     kind: str
-    lr: Rate | None
-    """Peak learning rate; null only where the optimizer sets its own (Adafactor's relative
-    step)."""
+    lr: Rate
+    """Peak learning rate."""
     weight_decay: NonNegativeFloat
     """Decoupled weight decay; norms and biases are left out."""
     clip_norm: NonNegativeFloat | None
@@ -53,7 +52,7 @@ class AdamW8bit(OptimizerSpec):
     """Let optimizer state spill to CPU memory when the GPU is full."""
 
 
-@register("optimizer", "adafactor")
+@register("optimizer", "adafactor", "llmforge.build.optimizer:adafactor")
 class Adafactor(OptimizerSpec):
     """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): factored second moment."""
 
@@ -64,13 +63,9 @@ class Adafactor(OptimizerSpec):
     """Exponent of the second moment's running average."""
     scale_parameter: bool
     """Scale the learning rate by the parameter's root mean square."""
-    relative_step: bool
-    """Time-dependent learning rate instead of `lr`."""
-    warmup_init: bool
-    """With `relative_step`: start from a very small rate."""
 
 
-@register("optimizer", "sgd")
+@register("optimizer", "sgd", "llmforge.build.optimizer:sgd")
 class Sgd(OptimizerSpec):
     """Stochastic gradient descent with momentum."""
 

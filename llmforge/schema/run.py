@@ -230,4 +230,3 @@ SINGLE: dict[str, type[Spec]] = {
 SCALARS: tuple[str, ...] = tuple(Scalars.model_fields)
 
 SECTIONS: tuple[str, ...] = tuple(n for n in RunSpec.model_fields if n not in SCALARS)
-

@@ -1,21 +1,20 @@
 """Exact facts of a causal language model from its `config.json`, by formulas.
 
-In: the dict read from a Hugging Face `config.json`. Out: `ModelFacts`, equal to what the installed
-transformers' `AutoModelForCausalLM.from_config` builds (the tests compare the two), at the cost of
-importing the standard library only. One formula serves every family:
+In: the dict of a Hugging Face `config.json`. Out: `ModelFacts`, equal to what the installed
+transformers' `AutoModelForCausalLM.from_config` builds (the tests compare the two), without
+importing it or torch. One formula serves every family:
 
     parameters = vocabulary * embedding width + learned positions * hidden + outer modules
                + layers * (one layer's linear modules + its norms) + final norm
                + the output head, unless it is tied to the input embedding
 
-A linear module has out * in parameters, plus out for a bias; an RMS norm has one per channel, a
-layer norm two. `_Layout` holds the terms in which families differ. To add a family, make its
-layout from `_gated` or `_plain`, or by a function of its own, and add a row to `_FAMILIES`.
+A linear module has out * in parameters, plus out for a bias; an RMS norm one per channel, a layer
+norm two. To add a family, add a row to `_FAMILIES` at the end, with a function that makes the
+`_Layout`, the terms in which families differ: mostly `_gated` or `_plain` with a few settings.
 
-An absent key gets transformers' default, except the sizes that every written `config.json` has
-(layers, hidden, heads, vocabulary, MLP width unless derived): transformers would build its default
-model without them, here that is a `BadConfig`. Not done: reading files; quantized storage, remote
-code, heads other than causal LM; checks of what changes no size (rope, dtype, attention patterns).
+An absent key gets transformers' default, but layers, hidden, heads, vocabulary and MLP width must
+be there: without them transformers would build its default model, here it is a `BadConfig`. Not
+done: files, quantized storage, remote code, other heads, checks of keys that change no size.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from functools import partial
 from typing import Any
 
 
-class UnknownFamily(ValueError):
+class UnknownFamily(ValueError):  # noqa: N818 - says what it found
     """There are no formulas for the config's `model_type`."""
 
 
-class BadConfig(ValueError):
+class BadConfig(ValueError):  # noqa: N818 - says what it found
     """A key is missing, has a wrong type or contradicts another one; `key` names it."""
 
     def __init__(self, key: str, problem: str) -> None:
@@ -52,6 +51,8 @@ class LinearModule:
 
 @dataclass(frozen=True)
 class ModelFacts:
+    """What the compiler needs to know of a model before it exists."""
+
     family: str  # config.json's model_type
     architecture: str  # the class AutoModelForCausalLM builds, e.g. "LlamaForCausalLM"
     parameters: int  # distinct ones: sum(p.numel() for p in model.parameters())
@@ -69,6 +70,7 @@ class ModelFacts:
 
 
 def known_families() -> tuple[str, ...]:
+    """The values of `model_type` that have formulas."""
     return tuple(_FAMILIES)
 
 
@@ -78,8 +80,7 @@ def facts_from_config(config: Mapping[str, Any]) -> ModelFacts:
     if not isinstance(name, str):
         raise BadConfig("model_type", f"must be a string, got {name!r}")
     if name not in _FAMILIES:
-        known = ", ".join(known_families())
-        raise UnknownFamily(f"no formulas for model_type {name!r}; known families: {known}")
+        raise UnknownFamily(f"model_type {name!r} is none of the known: {', '.join(_FAMILIES)}")
     family = _FAMILIES[name]
     keys = _Keys(config, family)
     layout = family.layout(keys)
@@ -116,8 +117,8 @@ def match_modules(facts: ModelFacts, targets: str | Sequence[str]) -> tuple[Line
     """The linear modules that PEFT wraps for `target_modules=targets`, in the model's order.
 
     "all-linear" (in any case) is all but the output head; another string is a regular expression
-    for the whole name; a list holds whole names or their endings after a dot. Embeddings, which
-    PEFT can wrap too, are no linear modules and never in the result.
+    for the whole name; a list holds whole names or their endings after a dot. PEFT can wrap
+    embeddings too; they are no linear modules and never in the result.
     """
     if isinstance(targets, str) and targets.lower() == "all-linear":
         return tuple(m for m in facts.linear_modules if m.role != "head")
@@ -155,9 +156,6 @@ class _Layout:
     outer_modules: tuple[LinearModule, ...] = ()  # linear modules before the layers
 
 
-_Flag = bool | tuple[str, bool]  # a fixed answer, or the key to ask and its default
-
-
 class _Keys:
     """Typed reading of a config; a wrong type is an error, as it is in transformers."""
 
@@ -168,7 +166,7 @@ class _Keys:
         self.heads = self.size("num_attention_heads")
         self.vocabulary = self.size("vocab_size")
         self.context = self.size("max_position_embeddings", absent=family.context)
-        self.tied = self.flag(("tie_word_embeddings", family.tied))
+        self.tied = self.flag("tie_word_embeddings", family.tied)
         for key in ("per_layer_config", "add_cross_attention"):
             if config.get(key):
                 raise BadConfig(key, "is not supported")
@@ -181,15 +179,16 @@ class _Keys:
         if value is None and default is not None:
             return default
         if type(value) is not int or value < 1:
-            raise BadConfig(key, f"must be a positive whole number, got {value!r}")
+            found = repr(value) if key in self._config else "missing"
+            raise BadConfig(key, f"must be a positive whole number, is {found}")
         return value
 
-    def flag(self, setting: _Flag) -> bool:
-        if isinstance(setting, bool):
-            return setting
-        value = self._config.get(*setting)
+    def flag(self, name: bool | str, absent: bool = False) -> bool:
+        if isinstance(name, bool):
+            return name
+        value = self._config.get(name, absent)
         if not isinstance(value, bool):
-            raise BadConfig(setting[0], f"must be true or false, got {value!r}")
+            raise BadConfig(name, f"must be true or false, got {value!r}")
         return value
 
     def share(self) -> int:
@@ -207,13 +206,12 @@ def _linears(role: str, prefix: str, **shapes: tuple[int, int, bool]) -> tuple[L
 
 def _gated(
     keys: _Keys,
-    *,
     kv_heads: int = 0,  # default of num_key_value_heads; 0: as many as heads
     head_dim: int = 0,  # default of head_dim; 0: hidden / heads
     even_split: bool = False,  # heads must split hidden even when head_dim is given
-    qkv: _Flag = False,  # biases
-    out: _Flag = False,
-    mlp: _Flag = False,
+    qkv: bool | str = False,  # biases, as they are or by the key that tells
+    out: bool | str = False,
+    mlp: bool | str = False,
     head_norms: int = 0,  # norms over the channels of one head: q_norm, k_norm
 ) -> _Layout:
     """Llama and kin: rotary positions, RMS norms, grouped key/value heads, a gated MLP."""
@@ -221,9 +219,9 @@ def _gated(
     kv_heads = keys.size("num_key_value_heads", absent=kv_heads or keys.heads, null=keys.heads)
     if keys.heads % kv_heads:
         raise BadConfig("num_key_value_heads", f"({kv_heads}) must divide the {keys.heads} heads")
-    head_dim = keys.size("head_dim", absent=head_dim, null=0)
-    share = keys.share() if even_split or not head_dim else 0
-    head_dim = head_dim or share
+    if even_split:
+        keys.share()
+    head_dim = keys.size("head_dim", absent=head_dim, null=0) or keys.share()
     width, bias = keys.heads * head_dim, keys.flag(qkv)
     kv, up = (kv_heads * head_dim, h, bias), (inner, h, keys.flag(mlp))
     q, o, down = (width, h, bias), (h, width, keys.flag(out)), (h, inner, keys.flag(mlp))
@@ -234,8 +232,7 @@ def _gated(
 
 def _plain(keys: _Keys, inner: int, modules: tuple[LinearModule, ...], rows: int = 0) -> _Layout:
     """GPT and kin: layer norms, keys and values for every head; rows of learned positions."""
-    norm = 2 * keys.hidden
-    return _Layout(inner, keys.heads, keys.share(), modules, 2 * norm, norm, rows)
+    return _Layout(inner, keys.heads, keys.share(), modules, 4 * keys.hidden, 2 * keys.hidden, rows)
 
 
 def _gpt2(keys: _Keys) -> _Layout:
@@ -257,41 +254,36 @@ def _gpt_neo(keys: _Keys) -> _Layout:
 
 def _gpt_neox(keys: _Keys) -> _Layout:
     h, inner = keys.hidden, keys.size("intermediate_size")
-    bias = keys.flag(("attention_bias", True))
-    qkv, out = (3 * h, h, bias), (h, h, bias)
-    attention = _linears("attention", "attention.", query_key_value=qkv, dense=out)
+    b = keys.flag("attention_bias", True)
+    attention = _linears("attention", "attention.", query_key_value=(3 * h, h, b), dense=(h, h, b))
     mlp = _linears("mlp", "mlp.", dense_h_to_4h=(inner, h, True), dense_4h_to_h=(h, inner, True))
     return _plain(keys, inner, attention + mlp)
 
 
 def _opt(keys: _Keys) -> _Layout:
-    h, inner, bias = keys.hidden, keys.size("ffn_dim"), keys.flag(("enable_bias", True))
+    h, inner, bias = keys.hidden, keys.size("ffn_dim"), keys.flag("enable_bias", True)
     names = ("k_proj", "v_proj", "q_proj", "out_proj")
     attention = _linears("attention", "self_attn.", **dict.fromkeys(names, (h, h, bias)))
     mlp = _linears("mlp", "", fc1=(inner, h, bias), fc2=(h, inner, bias))
     layout = _plain(keys, inner, attention + mlp, keys.context + 2)  # its first two rows idle
-    affine = keys.flag(("layer_norm_elementwise_affine", True))
-    removed = keys.flag(("_remove_final_layer_norm", False))
-    final = keys.flag(("do_layer_norm_before", True)) and not removed
     width = keys.size("word_embed_proj_dim", absent=h, null=h)
-    out, into = (width, h, False), (h, width, False)
-    outer = _linears("embedding_projection", "model.decoder.", project_out=out, project_in=into)
-    return replace(
-        layout,
-        norms=layout.norms * affine,
-        final_norm=layout.final_norm * (affine and final),
-        embedding_width=width,
-        outer_modules=outer if width != h else (),
-    )
+    if width != h:
+        out, into = (width, h, False), (h, width, False)
+        outer = _linears("embedding_projection", "model.decoder.", project_out=out, project_in=into)
+        layout = replace(layout, embedding_width=width, outer_modules=outer)
+    if not keys.flag("do_layer_norm_before", True) or keys.flag("_remove_final_layer_norm"):
+        layout = replace(layout, final_norm=0)
+    if not keys.flag("layer_norm_elementwise_affine", True):
+        layout = replace(layout, norms=0, final_norm=0)
+    return layout
 
 
-_BIAS = ("attention_bias", False)
-_llama = partial(_gated, even_split=True, qkv=_BIAS, out=_BIAS, mlp=("mlp_bias", False))
+_BIAS = "attention_bias"
+_llama = partial(_gated, even_split=True, qkv=_BIAS, out=_BIAS, mlp="mlp_bias")
 _mistral = partial(_gated, kv_heads=8)
 _qwen2 = partial(_gated, kv_heads=32, qkv=True)
 _qwen3 = partial(_gated, kv_heads=32, head_dim=128, qkv=_BIAS, out=_BIAS, head_norms=2)
 _gemma = partial(_gated, kv_heads=16, head_dim=256, qkv=_BIAS, out=_BIAS)
-
 _NEO_NAMES = {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"}
 _GPT2_NAMES = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
 _GPT2_NAMES |= {"hidden_size": "n_embd", "max_position_embeddings": "n_positions"}

@@ -1,0 +1,108 @@
+"""What passes and rules see and return.
+
+In: a typed spec and the facts known so far. Out: `Context` (what a pass reads) and `Step` (what
+it gives back): derived values with their reasons, new facts, findings. Passes are pure; only
+`apply` here changes anything, and it returns a new context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from llmforge.compiler.facts.data import DataFacts
+from llmforge.compiler.facts.families import ModelFacts
+from llmforge.compiler.parse import parse, section_spec
+from llmforge.diagnostics import Diagnostic
+from llmforge.origins import Origin, Origins
+from llmforge.schema import SCALARS, RunSpec
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was looked up. None means: not known here, and rules that need it stay silent."""
+
+    model: ModelFacts | None = None
+    model_config: Mapping[str, Any] = field(default_factory=dict)
+    """The config.json the facts were computed from."""
+    data: DataFacts | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """Digests and revisions of what stands behind paths and names; enters the fingerprints."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Installed versions of the packages a run uses; absent ones are left out."""
+    steps_per_epoch: int | None = None
+    steps: int | None = None
+    """Optimizer steps of the whole run."""
+
+    def has(self, package: str) -> bool:
+        """Is the package installed here?"""
+        return package in self.versions
+
+
+@dataclass(frozen=True)
+class Derived:
+    """One value a pass solved."""
+
+    key: str
+    value: Any
+    reason: str
+    reads: tuple[str, ...] = ()
+    probed: bool = False
+    """Looked up on the machine or in a file, not computed."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one pass gives back."""
+
+    values: tuple[Derived, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `Facts` to replace."""
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass reads."""
+
+    spec: RunSpec
+    facts: Facts
+
+    def apply(self, step: Step, source: str, origins: Origins) -> Context:
+        """A new context with the step's values and facts; origins gain one entry per value.
+
+        Raises:
+            AssertionError: a pass derived a value its own schema refuses (our bug).
+        """
+        spec = self.spec
+        if step.values:
+            spec = _with_values(spec, {item.key: item.value for item in step.values})
+            for item in step.values:
+                kind = "probed" if item.probed else "derived"
+                origins.add(
+                    item.key,
+                    Origin(kind, source, item.value, reason=item.reason, reads=item.reads),
+                )
+        return Context(spec, replace(self.facts, **step.facts) if step.facts else self.facts)
+
+
+def _with_values(spec: RunSpec, changes: Mapping[str, Any]) -> RunSpec:
+    settings = spec.settings()
+    for key, value in changes.items():
+        here = settings
+        *parents, name = key.split(".")
+        for part in parents:
+            here = here[part]
+        here[name] = value
+    for section in {key.partition(".")[0] for key in changes} - set(SCALARS):
+        # a section that changes its kind keeps only the fields its new kind knows
+        found = section_spec(section, settings[section])
+        if found is not None:
+            settings[section] = {
+                k: v for k, v in settings[section].items() if k in found.model_fields
+            }
+    changed, problems = parse(settings)
+    if changed is None:
+        raise AssertionError(f"a pass derived illegal values: {[d.message for d in problems]}")
+    return changed

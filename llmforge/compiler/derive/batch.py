@@ -1,0 +1,114 @@
+"""What follows from lengths and sizes: batch arithmetic, steps, intervals.
+
+In: spec and facts. Out: solved batch sizes, warm-up and intervals in optimizer steps, and the
+run's length as facts. Impossible arithmetic is left as it is here; `rules/batch.py` refuses it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from llmforge.compiler.context import Context, Derived, Step
+from llmforge.schema.base import share_of
+
+_TOKENS_PER_PASS = 16_384
+"""Tokens per forward pass that keep a device busy; a bound until the memory sheet solves it."""
+
+
+def derive_batch(context: Context) -> Step:
+    """Solve global = micro x accumulation x processes for what is `auto`."""
+    trainer = context.spec.trainer
+    world = _processes(context)
+    length = context.spec.collator.max_length
+    fitting = max(1, _TOKENS_PER_PASS // (length if isinstance(length, int) else 2048))
+    total, micro, passes = trainer.global_batch, trainer.micro_batch, trainer.accumulation
+    found: list[Derived] = []
+    if micro == "auto":
+        if total == "auto":
+            micro, why = fitting, f"{_TOKENS_PER_PASS:,} tokens per forward pass"
+        else:
+            share = max(1, total // (world * (passes if isinstance(passes, int) else 1)))
+            if isinstance(passes, int):
+                micro, why = share, "global batch over processes and accumulation"
+            else:
+                micro = max(n for n in range(1, min(share, fitting) + 1) if share % n == 0)
+                why = (
+                    f"largest divisor of {share} samples per process within "
+                    f"{_TOKENS_PER_PASS:,} tokens per forward pass"
+                )
+        reads = ("trainer.global_batch", "launch.processes", "collator.max_length")
+        found.append(Derived("trainer.micro_batch", micro, why, reads))
+    if passes == "auto":
+        passes = 1 if total == "auto" else max(1, total // (micro * world))
+        found.append(
+            Derived(
+                "trainer.accumulation",
+                passes,
+                "global batch / (micro batch x processes)",
+                ("trainer.global_batch", "trainer.micro_batch", "launch.processes"),
+            )
+        )
+    if total == "auto":
+        found.append(
+            Derived(
+                "trainer.global_batch",
+                micro * passes * world,
+                "micro batch x accumulation x processes",
+                ("trainer.micro_batch", "trainer.accumulation", "launch.processes"),
+            )
+        )
+    if context.spec.evaluation.micro_batch == "auto":
+        found.append(
+            Derived(
+                "evaluation.micro_batch",
+                2 * micro,
+                "evaluation holds no gradients: twice the micro batch",
+                ("trainer.micro_batch",),
+            )
+        )
+    return Step(tuple(found))
+
+
+def _processes(context: Context) -> int:
+    world = context.spec.launch.processes
+    return world if isinstance(world, int) else 1
+
+
+def derive_steps(context: Context) -> Step:
+    """Length of the run in optimizer steps; the last, smaller batch of an epoch is a step too."""
+    trainer, data = context.spec.trainer, context.facts.data
+    per_epoch = None
+    if data is not None and isinstance(trainer.global_batch, int):
+        per_epoch = max(1, math.ceil(data.train_rows / trainer.global_batch))
+    steps = trainer.max_steps
+    if steps is None and trainer.epochs is not None and per_epoch is not None:
+        steps = math.ceil(trainer.epochs * per_epoch)
+    return Step(facts={"steps_per_epoch": per_epoch, "steps": steps})
+
+
+def derive_intervals(context: Context) -> Step:
+    """Shares of the run and epochs become optimizer steps."""
+    spec, facts = context.spec, context.facts
+    found: list[Derived] = []
+    intervals = {
+        "trainer.log_every": spec.trainer.log_every,
+        "evaluation.every": spec.evaluation.every,
+        "checkpoint.every": spec.checkpoint.every,
+    }
+    if facts.steps is None:
+        return Step()
+    for key, value in intervals.items():
+        share = share_of(value)
+        if share is not None:
+            steps = max(1, round(share * facts.steps))
+            found.append(Derived(key, steps, f"{value} of {facts.steps} steps", ("facts.steps",)))
+        elif value == "epoch" and facts.steps_per_epoch is not None:
+            found.append(
+                Derived(key, facts.steps_per_epoch, "steps of one epoch", ("facts.steps",))
+            )
+    share = share_of(spec.schedule.warmup)
+    if share is not None:
+        steps = math.ceil(share * facts.steps)
+        why = f"{spec.schedule.warmup} of {facts.steps} steps"
+        found.append(Derived("schedule.warmup", steps, why, ("facts.steps",)))
+    return Step(tuple(found))

@@ -1,0 +1,65 @@
+"""Neutral shapes of from-scratch models to each family's own `config.json` names.
+
+In: a `ScratchModel` and a vocabulary size. Out: the dict that `AutoConfig.for_model` takes and
+`families.facts_from_config` reads. Adding a family is one entry in `_NAMES`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmforge.schema.model import ScratchModel
+
+# neutral name -> the family's name; a name that is missing here is a shape the family cannot have
+_LLAMA = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "intermediate": "intermediate_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "context": "max_position_embeddings",
+}
+_NO_GROUPS = {name: value for name, value in _LLAMA.items() if name != "kv_heads"}
+_NAMES: dict[str, dict[str, str]] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "opt": {**_NO_GROUPS, "intermediate": "ffn_dim"},
+    "gpt_neox": _NO_GROUPS,
+    "gpt_neo": {**_NO_GROUPS, "layers": "num_layers", "heads": "num_heads"},
+    "gpt2": {
+        "layers": "n_layer",
+        "hidden": "n_embd",
+        "intermediate": "n_inner",
+        "heads": "n_head",
+        "context": "n_positions",
+    },
+}
+
+GROUPED_QUERY_FAMILIES = tuple(family for family, names in _NAMES.items() if "kv_heads" in names)
+
+
+def config_of(model: ScratchModel, vocabulary: int) -> dict[str, Any]:
+    """The config dict of a from-scratch model; regularisation that trains worse is off."""
+    names = _NAMES[model.family]
+    config: dict[str, Any] = {
+        "model_type": model.family,
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": model.tie_embeddings,
+        **{own: getattr(model, neutral) for neutral, own in names.items()},
+    }
+    if model.family in ("qwen3", "gemma"):
+        # both fix the head width apart from hidden / heads
+        config["head_dim"] = model.hidden // model.heads
+    if model.family == "mistral":
+        config["sliding_window"] = None
+    if model.family == "opt":
+        config |= {"word_embed_proj_dim": model.hidden, "dropout": 0.0}
+    if model.family == "gpt2":
+        config |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    if model.family == "gpt_neo":
+        # the local windows of the published models are longer than any context used here
+        config["attention_types"] = [[["global"], model.layers]]
+    return config

@@ -1,0 +1,17 @@
+"""What cannot work: one function per rule, one module per family of codes.
+
+`RULES` is the whole list. A rule reads a solved `Context` and yields diagnostics; it never raises
+for a user's fault. Its docstring is what `llmforge explain CODE` prints; its page in
+`tests/diagnostics/` shows a config that it refuses and the hint that is then accepted.
+"""
+
+from __future__ import annotations
+
+from llmforge.compiler.rules import batch, data, distributed, model, precision, tracking
+from llmforge.compiler.rules.base import Rule, registered_rules
+
+MODULES = (batch, precision, distributed, data, model, tracking)
+
+RULES: tuple[Rule, ...] = registered_rules()
+
+__all__ = ["MODULES", "RULES", "Rule"]

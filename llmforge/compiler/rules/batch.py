@@ -1,0 +1,197 @@
+"""LF2: batch arithmetic, schedules, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmforge.compiler.context import Context
+from llmforge.compiler.rules.base import rule
+from llmforge.diagnostics import Diagnostic, Severity
+
+METRICS = ("eval_loss", "eval_perplexity")
+"""Metrics an evaluation during training reports, so that a checkpoint can be chosen by them."""
+
+
+@rule("LF201", "warm-up longer than training")
+def warmup_longer_than_training(context: Context) -> Iterator[Diagnostic]:
+    """The learning rate never reaches its peak: warm-up takes as many steps as the run, or more.
+
+    A run of 30 steps with 1,000 warm-up steps trains at 3 % of the rate you asked for, and its
+    loss curve looks like a model that cannot learn. Give warm-up as a share (`3%`), which follows
+    the run's length.
+    """
+    warmup, steps = context.spec.schedule.warmup, context.facts.steps
+    if isinstance(warmup, int) and steps is not None and 0 < steps <= warmup:
+        peak = steps / warmup
+        yield Diagnostic(
+            "LF201",
+            f"warm-up takes {warmup} steps, the run has {steps}",
+            key="schedule.warmup",
+            notes=(f"the learning rate would end at {peak:.0%} of its peak",),
+            hint="schedule.warmup=3%",
+        )
+
+
+@rule("LF202", "evaluation that never happens")
+def evaluation_never_happens(context: Context) -> Iterator[Diagnostic]:
+    """Evaluation during training was asked for, but none would take place.
+
+    Either the interval is longer than the run, or there is no evaluation data. Give the interval
+    as a share of the run (`25%`), or an evaluation set.
+    """
+    every, steps, data = context.spec.evaluation.every, context.facts.steps, context.facts.data
+    if every is None or data is None:
+        return
+    if data.evaluation_rows == 0:
+        yield Diagnostic(
+            "LF202",
+            "evaluation is on, but there is no evaluation data",
+            key="evaluation.every",
+            notes=("`data.evaluation` is not given and `data.eval_fraction` holds out no row",),
+            hint="data.eval_fraction=0.05",
+        )
+    elif isinstance(every, int) and steps is not None and every > steps:
+        yield Diagnostic(
+            "LF202",
+            f"evaluation every {every} steps never happens in a run of {steps}",
+            key="evaluation.every",
+            hint="evaluation.every=25%",
+        )
+
+
+@rule("LF203", "saving that never happens")
+def saving_never_happens(context: Context) -> Iterator[Diagnostic]:
+    """Checkpoints were asked for, but the interval is longer than the run.
+
+    The final model is always written; a run that is interrupted before its first checkpoint
+    starts over, though. Give the interval as a share of the run (`25%`), or null to say that no
+    checkpoint is wanted.
+    """
+    every, steps = context.spec.checkpoint.every, context.facts.steps
+    if isinstance(every, int) and steps is not None and every > steps:
+        yield Diagnostic(
+            "LF203",
+            f"a checkpoint every {every} steps never happens in a run of {steps}",
+            key="checkpoint.every",
+            hint="checkpoint.every=25%",
+        )
+
+
+@rule("LF204", "batch arithmetic that does not come out")
+def batch_does_not_divide(context: Context) -> Iterator[Diagnostic]:
+    """global batch = micro batch x accumulation x processes must hold exactly.
+
+    Anything else trains on another batch size than the one you compare runs by. Leave one of the
+    three `auto` and it is solved.
+    """
+    trainer, world = context.spec.trainer, context.spec.launch.processes
+    total, micro, passes = trainer.global_batch, trainer.micro_batch, trainer.accumulation
+    if not (
+        isinstance(total, int)
+        and isinstance(micro, int)
+        and isinstance(passes, int)
+        and isinstance(world, int)
+    ):
+        return
+    if micro * passes * world == total:
+        return
+    per_pass = micro * world
+    if total % per_pass == 0:
+        yield Diagnostic(
+            "LF204",
+            f"global batch {total} is not micro batch {micro} x accumulation {passes} "
+            f"x {world} process{'es' if world > 1 else ''}",
+            key="trainer.global_batch",
+            notes=(f"the product is {micro * passes * world}",),
+            hint=f"trainer.accumulation={total // per_pass}",
+        )
+        return
+    fitting = max(1, round(total / per_pass)) * per_pass
+    yield Diagnostic(
+        "LF204",
+        f"global batch {total} does not divide over {world} process{'es' if world > 1 else ''} "
+        f"of micro batch {micro}",
+        key="trainer.global_batch",
+        notes=(f"accumulation would be {total / per_pass:g}",),
+        hint=f"trainer.global_batch={fitting} trainer.accumulation=auto",
+    )
+
+
+@rule("LF205", "best checkpoint without evaluation")
+def best_without_evaluation(context: Context) -> Iterator[Diagnostic]:
+    """The best checkpoint is chosen by an evaluation metric at the moment of saving.
+
+    That needs evaluation during training, saves that fall on evaluations, and a metric that an
+    evaluation reports (`eval_loss`, `eval_perplexity`).
+    """
+    spec = context.spec
+    best, every, save = spec.checkpoint.best, spec.evaluation.every, spec.checkpoint.every
+    if best is None:
+        return
+    if every is None:
+        yield Diagnostic(
+            "LF205",
+            f"the best checkpoint by `{best}` cannot be chosen without evaluation",
+            key="checkpoint.best",
+            hint="evaluation.every=25% checkpoint.every=25%",
+        )
+    elif save is None:
+        yield Diagnostic(
+            "LF205",
+            f"the best checkpoint by `{best}` cannot be chosen when none is saved",
+            key="checkpoint.best",
+            hint="checkpoint.every=25%",
+        )
+    elif isinstance(every, int) and isinstance(save, int) and save % every:
+        yield Diagnostic(
+            "LF205",
+            f"checkpoints every {save} steps do not fall on evaluations every {every}",
+            key="checkpoint.best",
+            hint=f"checkpoint.every={every}",
+        )
+    if best not in METRICS:
+        yield Diagnostic(
+            "LF205",
+            f"no evaluation reports a metric `{best}`",
+            key="checkpoint.best",
+            notes=(f"reported: {', '.join(METRICS)}",),
+            hint="checkpoint.best=eval_loss",
+        )
+
+
+@rule("LF206", "length of the run given twice or not at all")
+def length_ambiguous(context: Context) -> Iterator[Diagnostic]:
+    """A run is as long as `trainer.epochs` or `trainer.max_steps` says, never both."""
+    trainer = context.spec.trainer
+    if trainer.epochs is None and trainer.max_steps is None:
+        yield Diagnostic(
+            "LF206",
+            "neither trainer.epochs nor trainer.max_steps is given",
+            key="trainer.epochs",
+            hint="trainer.epochs=1",
+        )
+    elif trainer.epochs is not None and trainer.max_steps is not None:
+        yield Diagnostic(
+            "LF206",
+            f"both trainer.epochs ({trainer.epochs:g}) and trainer.max_steps "
+            f"({trainer.max_steps}) are given",
+            key="trainer.max_steps",
+            hint="trainer.epochs=null",
+        )
+
+
+@rule("LF207", "fewer training rows than one batch")
+def batch_larger_than_data(context: Context) -> Iterator[Diagnostic]:
+    """Every optimizer step would see the whole training set: the run learns it by heart.
+
+    A warning: tiny sets are sometimes meant.
+    """
+    data, total = context.facts.data, context.spec.trainer.global_batch
+    if data is not None and isinstance(total, int) and data.train_rows < total:
+        yield Diagnostic(
+            "LF207",
+            f"{data.train_rows} training rows are fewer than one global batch of {total}",
+            Severity.WARNING,
+            key="trainer.global_batch",
+            hint=f"trainer.global_batch={max(1, data.train_rows // 8)}",
+        )

@@ -1,0 +1,106 @@
+"""LF4: sharding, launchers, devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmforge.compiler.context import Context
+from llmforge.compiler.derive.machine import hardware
+from llmforge.compiler.rules.base import rule
+from llmforge.diagnostics import Diagnostic
+from llmforge.schema.model import BitsAndBytes
+from llmforge.schema.run import Fsdp2, LocalLaunch, Zero
+
+
+@rule("LF401", "ZeRO-3 with bitsandbytes")
+def zero3_with_bitsandbytes(context: Context) -> Iterator[Diagnostic]:
+    """ZeRO stage 3 shards weights; bitsandbytes packs them in a form that has not been shown to
+    shard, save and resume.
+
+    Use stage 2: with a quantized base under adapters there is little left to shard.
+    """
+    spec = context.spec
+    if (
+        isinstance(spec.deepspeed, Zero)
+        and spec.deepspeed.stage == 3
+        and isinstance(spec.quantization, BitsAndBytes)
+    ):
+        yield Diagnostic(
+            "LF401",
+            "ZeRO stage 3 over a bitsandbytes base",
+            key="deepspeed.stage",
+            hint="deepspeed=stage2",
+        )
+
+
+@rule("LF402", "DeepSpeed with FSDP")
+def deepspeed_with_fsdp(context: Context) -> Iterator[Diagnostic]:
+    """Both shard the same weights; only one can own them."""
+    if isinstance(context.spec.deepspeed, Zero) and isinstance(context.spec.fsdp, Fsdp2):
+        yield Diagnostic(
+            "LF402", "DeepSpeed and FSDP are both on", key="fsdp.kind", hint="fsdp=none"
+        )
+
+
+@rule("LF403", "DeepSpeed is not installed")
+def deepspeed_missing(context: Context) -> Iterator[Diagnostic]:
+    """ZeRO is DeepSpeed's work, which is an extra."""
+    if isinstance(context.spec.deepspeed, Zero) and not context.facts.has("deepspeed"):
+        yield Diagnostic(
+            "LF403",
+            "DeepSpeed is needed but not installed",
+            key="deepspeed.kind",
+            hint="pip install 'llmforge[deepspeed]'",
+        )
+
+
+@rule("LF404", "sharding over one process")
+def fsdp_over_one_process(context: Context) -> Iterator[Diagnostic]:
+    """FSDP shards weights over processes; with one there is nothing to shard."""
+    if isinstance(context.spec.fsdp, Fsdp2) and context.spec.launch.processes == 1:
+        yield Diagnostic(
+            "LF404",
+            "FSDP over a single process",
+            key="fsdp.kind",
+            hint="fsdp=none",
+        )
+
+
+@rule("LF405", "more processes than devices")
+def more_processes_than_devices(context: Context) -> Iterator[Diagnostic]:
+    """Each process needs a GPU of its own; on one node there are no more than it has."""
+    machine, world = hardware(context), context.spec.launch.processes
+    if machine.device == "cuda" and isinstance(world, int) and world > machine.count:
+        yield Diagnostic(
+            "LF405",
+            f"{world} processes on {machine.count} device{'s' if machine.count > 1 else ''}",
+            key="launch.processes",
+            hint=f"launch.processes={machine.count}",
+        )
+
+
+@rule("LF406", "offloading weights that are not sharded")
+def offload_without_stage3(context: Context) -> Iterator[Diagnostic]:
+    """Only ZeRO stage 3 can keep weights in CPU memory."""
+    zero = context.spec.deepspeed
+    if isinstance(zero, Zero) and zero.offload_parameters and zero.stage != 3:
+        yield Diagnostic(
+            "LF406",
+            f"ZeRO stage {zero.stage} cannot offload weights",
+            key="deepspeed.offload_parameters",
+            hint="deepspeed.offload_parameters=false",
+        )
+
+
+@rule("LF407", "several processes by a local launch")
+def local_launch_of_many(context: Context) -> Iterator[Diagnostic]:
+    """`launch=local` is one process; torchrun starts several."""
+    launch = context.spec.launch
+    if isinstance(launch, LocalLaunch) and isinstance(launch.processes, int):
+        if launch.processes > 1:
+            yield Diagnostic(
+                "LF407",
+                f"a local launch of {launch.processes} processes",
+                key="launch.processes",
+                hint=f"launch=torchrun launch.processes={launch.processes}",
+            )

@@ -1,0 +1,105 @@
+"""LF6: shapes and adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmforge.compiler.context import Context
+from llmforge.compiler.facts.families import match_modules
+from llmforge.compiler.facts.shapes import GROUPED_QUERY_FAMILIES
+from llmforge.compiler.rules.base import rule
+from llmforge.diagnostics import Diagnostic, Severity, near
+from llmforge.schema.model import Lora, ScratchModel
+
+
+@rule("LF601", "adapter on fewer modules than meant")
+def lora_targets_hit_too_few(context: Context) -> Iterator[Diagnostic]:
+    """A target that names no module of this architecture adapts nothing there, silently.
+
+    Names differ between families: `q_proj` in Llama is `query_key_value` in GPT-NeoX and
+    `c_attn` in GPT-2. `all-linear` fits every family.
+    """
+    lora, model = context.spec.lora, context.facts.model
+    if not isinstance(lora, Lora) or model is None:
+        return
+    names = sorted({module.name.rpartition(".")[2] for module in model.linear_modules})
+    there = f"linear modules of {model.family}: {', '.join(names)}"
+    targets = [lora.targets] if isinstance(lora.targets, str) else lora.targets
+    for target in targets:
+        asked = target if isinstance(lora.targets, str) else [target]
+        if not match_modules(model, asked):
+            guess = near(target, names, 1)
+            replaced = [guess[0] if t == target and guess else t for t in targets]
+            yield Diagnostic(
+                "LF601",
+                f"LoRA target `{target}` names no module of this model",
+                key="lora.targets",
+                notes=(there,),
+                hint=f"lora.targets=[{','.join(replaced)}]" if guess else "lora.targets=all-linear",
+            )
+    hit = len(match_modules(model, lora.targets))
+    if 0 < hit < lora.expect_modules:
+        yield Diagnostic(
+            "LF601",
+            f"LoRA targets hit {hit} modules; at least {lora.expect_modules} were expected",
+            key="lora.targets",
+            notes=(there,),
+            hint=f"lora.expect_modules={hit}",
+        )
+
+
+@rule("LF604", "adapter over random weights")
+def adapter_over_random_weights(context: Context) -> Iterator[Diagnostic]:
+    """A model from scratch holds nothing worth freezing: an adapter alone learns little.
+
+    A warning, since it is a quick way to try a set-up.
+    """
+    if isinstance(context.spec.model, ScratchModel) and isinstance(context.spec.lora, Lora):
+        yield Diagnostic(
+            "LF604",
+            "the adapter would train over random, frozen weights",
+            Severity.WARNING,
+            key="lora.kind",
+            hint="lora=none",
+        )
+
+
+@rule("LF605", "shape that cannot be built")
+def impossible_shape(context: Context) -> Iterator[Diagnostic]:
+    """Heads must divide the width, and key-value heads must divide the heads.
+
+    Families without grouped-query attention have as many key-value heads as heads.
+    """
+    model = context.spec.model
+    if not isinstance(model, ScratchModel):
+        return
+    if model.hidden % model.heads:
+        fitting = max(1, round(model.hidden / model.heads)) * model.heads
+        yield Diagnostic(
+            "LF605",
+            f"width {model.hidden} does not divide over {model.heads} heads",
+            key="model.hidden",
+            hint=f"model.hidden={fitting}",
+        )
+    elif (model.hidden // model.heads) % 2:
+        yield Diagnostic(
+            "LF605",
+            f"heads of width {model.hidden // model.heads} are odd; rotary positions need pairs",
+            key="model.hidden",
+            hint=f"model.hidden={model.hidden + model.heads}",
+        )
+    if model.family in GROUPED_QUERY_FAMILIES:
+        if model.heads % model.kv_heads:
+            yield Diagnostic(
+                "LF605",
+                f"{model.heads} heads do not divide over {model.kv_heads} key-value heads",
+                key="model.kv_heads",
+                hint=f"model.kv_heads={model.heads}",
+            )
+    elif model.kv_heads != model.heads:
+        yield Diagnostic(
+            "LF605",
+            f"{model.family} has no grouped-query attention",
+            key="model.kv_heads",
+            hint=f"model.kv_heads={model.heads}",
+        )

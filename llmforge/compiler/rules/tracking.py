@@ -1,0 +1,62 @@
+"""LF7: records and uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from llmforge.compiler.context import Context
+from llmforge.compiler.rules.base import rule
+from llmforge.diagnostics import Diagnostic
+from llmforge.schema.run import MlflowTracking
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+
+@rule("LF701", "hub push without a repository")
+def push_without_repository(context: Context) -> Iterator[Diagnostic]:
+    """Uploading needs to know where to: `owner/name`."""
+    checkpoint = context.spec.checkpoint
+    if checkpoint.hub_push and not checkpoint.hub_repository:
+        yield Diagnostic(
+            "LF701",
+            "hub push is on, but no repository is given",
+            key="checkpoint.hub_repository",
+            hint=f"checkpoint.hub_repository=<owner>/{context.spec.name}",
+        )
+
+
+@rule("LF702", "tracking URI that MLflow cannot use")
+def tracking_uri_unusable(context: Context) -> Iterator[Diagnostic]:
+    """Current MLflow keeps runs in a database or on a server; its file store is closed.
+
+    A folder such as `./mlruns` was the default of older versions. `sqlite:///mlflow.db` is as
+    local.
+    """
+    tracking = context.spec.tracking
+    if not isinstance(tracking, MlflowTracking):
+        return
+    scheme = urlsplit(tracking.uri).scheme.partition("+")[0]
+    if scheme not in (*_DATABASES, "http", "https"):
+        yield Diagnostic(
+            "LF702",
+            f"`{tracking.uri}` is not a database or server URI",
+            key="tracking.uri",
+            hint="tracking.uri=sqlite:///mlflow.db",
+        )
+
+
+@rule("LF703", "password in the tracking URI")
+def password_in_uri(context: Context) -> Iterator[Diagnostic]:
+    """A URI with a password would be written into the plan, the run folder and the log.
+
+    Put it into the server's own configuration, or name a token by `tracking.token=env:NAME`.
+    """
+    tracking = context.spec.tracking
+    if isinstance(tracking, MlflowTracking) and urlsplit(tracking.uri).password:
+        # key without origins: the excerpt would repeat the password
+        yield Diagnostic(
+            "LF703",
+            "the tracking URI holds a password",
+            hint="tracking.token=env:MLFLOW_TRACKING_TOKEN",
+        )

@@ -1,0 +1,381 @@
+"""The formulas against the models that transformers builds, and against PEFT's own matching."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from llmforge.compiler.facts.families import (
+    BadConfig,
+    LinearModule,
+    UnknownFamily,
+    facts_from_config,
+    known_families,
+    lora_parameters,
+    match_modules,
+)
+
+LLAMA = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+LLAMA_KV = LLAMA | {"num_key_value_heads": 2}
+OPT = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "ffn_dim": 112,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 40,
+}
+GPT_NEO = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "attention_types": [[["global", "local"], 1]],
+    "max_position_embeddings": 40,
+}
+GPT2 = {"vocab_size": 96, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 40}
+TINY: dict[str, dict[str, Any]] = {
+    "llama": LLAMA,
+    "mistral": LLAMA | {"num_attention_heads": 8},
+    "qwen2": LLAMA_KV,
+    "qwen3": LLAMA_KV | {"head_dim": 16},
+    "gemma": LLAMA_KV | {"head_dim": 16},
+    "opt": OPT | {"word_embed_proj_dim": 32},
+    "gpt_neo": GPT_NEO,
+    "gpt_neox": LLAMA,
+    "gpt2": GPT2,
+}
+ODD: list[tuple[str, dict[str, Any]]] = [
+    ("llama", LLAMA_KV),
+    ("llama", LLAMA | {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    ("llama", LLAMA_KV | {"head_dim": 24}),
+    ("llama", LLAMA_KV | {"attention_bias": True}),
+    ("llama", LLAMA_KV | {"mlp_bias": True}),
+    ("mistral", LLAMA_KV | {"head_dim": 24}),
+    ("mistral", LLAMA_KV | {"head_dim": 10, "hidden_size": 66, "tie_word_embeddings": True}),
+    ("mistral", LLAMA_KV | {"attention_bias": True, "mlp_bias": True}),  # no such keys: ignored
+    ("qwen2", LLAMA_KV | {"tie_word_embeddings": True, "num_key_value_heads": None}),
+    ("qwen2", LLAMA_KV | {"head_dim": 24}),  # not a field of Qwen2Config, and yet heeded
+    ("qwen2", LLAMA | {"num_attention_heads": 64}),  # 32 kv heads by default
+    ("qwen3", LLAMA_KV),  # head_dim 128 by default
+    ("qwen3", LLAMA_KV | {"attention_bias": True, "tie_word_embeddings": True}),
+    ("gemma", LLAMA | {"num_attention_heads": 16}),  # 16 kv heads of 256 by default
+    ("gemma", LLAMA_KV | {"attention_bias": True, "tie_word_embeddings": False}),
+    ("opt", OPT | {"word_embed_proj_dim": 32, "do_layer_norm_before": False}),  # as opt-350m
+    ("opt", OPT | {"word_embed_proj_dim": 32, "tie_word_embeddings": False}),
+    ("opt", OPT | {"word_embed_proj_dim": None, "enable_bias": False}),
+    ("opt", OPT | {"layer_norm_elementwise_affine": False}),
+    ("opt", OPT | {"_remove_final_layer_norm": True}),
+    ("gpt_neo", GPT_NEO | {"intermediate_size": 100, "tie_word_embeddings": False}),
+    ("gpt_neo", LLAMA | {"attention_types": [[["local"], 2]]}),  # the common names of keys
+    ("gpt_neox", LLAMA | {"tie_word_embeddings": True}),
+    ("gpt_neox", LLAMA | {"attention_bias": False, "use_parallel_residual": False}),
+    ("gpt2", GPT2 | {"n_inner": 100, "tie_word_embeddings": False}),
+    ("gpt2", GPT2 | {"hidden_size": 32}),  # the common name wins over n_embd
+]
+NEEDED = {
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_layers"),
+    *("num_attention_heads", "num_heads", "ffn_dim", "n_embd", "n_layer", "n_head"),
+}
+
+
+def meta_model(config: Any) -> Any:
+    """The real model without its weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def is_linear(module: Any) -> bool:
+    return isinstance(module, torch.nn.Linear | Conv1D)
+
+
+def linear_shape(name: str, module: Any) -> tuple[str, int, int, bool]:
+    rows, columns = module.weight.shape
+    if isinstance(module, Conv1D):
+        rows, columns = columns, rows
+    return name, rows, columns, module.bias is not None
+
+
+def without_defaults(config: Any) -> dict[str, Any]:
+    """A terse config.json: the sizes, and what differs from the configuration class."""
+    default = AutoConfig.for_model(config.model_type).to_dict()
+    written = config.to_dict()
+    kept = {k: v for k, v in written.items() if k in NEEDED or v != default.get(k)}
+    return kept | {"model_type": config.model_type}
+
+
+def assert_facts_equal_model(json: dict[str, Any], config: Any) -> None:
+    facts, model = facts_from_config(json), meta_model(config)
+    embeddings = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+
+    assert facts.family == config.model_type
+    assert facts.architecture == type(model).__name__
+    assert facts.parameters == sum(p.numel() for p in model.parameters())
+    assert facts.embedding_parameters == sum(e.weight.numel() for e in embeddings)
+    assert [(m.name, m.out_features, m.in_features, m.bias) for m in facts.linear_modules] == [
+        linear_shape(name, module) for name, module in model.named_modules() if is_linear(module)
+    ]
+    assert facts.tied_embeddings == (
+        model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    )
+    assert facts.vocabulary == config.vocab_size == model.get_input_embeddings().num_embeddings
+    assert facts.context == config.max_position_embeddings
+    assert facts.layers == config.num_hidden_layers
+    assert facts.hidden == config.hidden_size
+    assert facts.heads == config.num_attention_heads
+    assert facts.kv_heads == getattr(config, "num_key_value_heads", facts.heads)
+    assert facts.head_dim == getattr(config, "head_dim", facts.hidden // facts.heads)
+
+
+# The formulas are the model.
+
+
+@pytest.mark.parametrize("family", known_families())
+def test_a_model_of_nothing_but_the_needed_sizes(family: str) -> None:
+    config = AutoConfig.for_model(family, **TINY[family])
+    assert_facts_equal_model(TINY[family] | {"model_type": family}, config)
+
+
+@pytest.mark.parametrize(("family", "changes"), ODD, ids=lambda value: str(value)[-40:])
+def test_odd_settings(family: str, changes: dict[str, Any]) -> None:
+    config = AutoConfig.for_model(family, **changes)
+    assert_facts_equal_model(changes | {"model_type": family}, config)
+    assert_facts_equal_model(config.to_dict(), config)
+    assert_facts_equal_model(without_defaults(config), config)
+
+
+@pytest.mark.parametrize("family", known_families())
+def test_the_default_configuration_of_every_class(family: str) -> None:
+    config = AutoConfig.for_model(family)
+    assert_facts_equal_model(config.to_dict(), config)
+    assert_facts_equal_model(without_defaults(config), config)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("llama", LLAMA), ("opt", OPT), ("gpt_neo", GPT_NEO), ("gpt_neox", LLAMA), ("gpt2", GPT2)],
+)
+def test_the_intermediate_width_is_that_of_the_mlp(family: str, changes: dict[str, Any]) -> None:
+    facts = facts_from_config(changes | {"model_type": family})
+    mlp = [module for module in facts.linear_modules if module.role == "mlp"]
+    assert {m.out_features for m in mlp} == {facts.intermediate, facts.hidden}
+
+
+def test_every_module_has_its_role() -> None:
+    facts = facts_from_config(OPT | {"model_type": "opt", "word_embed_proj_dim": 32})
+    assert [(m.name.removeprefix("model.decoder."), m.role) for m in facts.linear_modules[:8]] == [
+        ("project_out", "embedding_projection"),
+        ("project_in", "embedding_projection"),
+        ("layers.0.self_attn.k_proj", "attention"),
+        ("layers.0.self_attn.v_proj", "attention"),
+        ("layers.0.self_attn.q_proj", "attention"),
+        ("layers.0.self_attn.out_proj", "attention"),
+        ("layers.0.fc1", "mlp"),
+        ("layers.0.fc2", "mlp"),
+    ]
+    assert facts.linear_modules[-1] == LinearModule("lm_head", 96, 32, False, "head")
+
+
+def test_keys_of_both_generations_of_transformers_are_accepted_and_ignored() -> None:
+    plain = LLAMA | {"model_type": "llama"}
+    old = plain | {"torch_dtype": "bfloat16", "rope_theta": 1e4, "rope_scaling": None}
+    new = plain | {"dtype": "bfloat16", "rope_parameters": {"rope_type": "default"}}
+    assert facts_from_config(old) == facts_from_config(new) == facts_from_config(plain)
+
+
+# Published figures, from configurations written out by hand as on the hub.
+
+PUBLISHED = [
+    ("Llama-2-7B", "llama", (32000, 4096, 11008, 32, 32, 32), {}, 6_738_415_616),
+    ("Llama-3-8B", "llama", (128256, 4096, 14336, 32, 32, 8), {}, 8_030_261_248),
+    ("TinyLlama-1.1B", "llama", (32000, 2048, 5632, 22, 32, 4), {}, 1_100_048_384),
+    ("Mistral-7B-v0.1", "mistral", (32000, 4096, 14336, 32, 32, 8), {}, 7_241_732_096),
+    ("Qwen2.5-0.5B", "qwen2", (151936, 896, 4864, 24, 14, 2), {"tie": True}, 494_032_768),
+    ("Qwen2.5-7B", "qwen2", (152064, 3584, 18944, 28, 28, 4), {}, 7_615_616_512),
+    ("Qwen3-0.6B", "qwen3", (151936, 1024, 3072, 28, 16, 8), {"tie": True}, 596_049_920),
+    ("gemma-2b", "gemma", (256000, 2048, 16384, 18, 8, 1), {}, 2_506_172_416),
+    ("gemma-7b", "gemma", (256000, 3072, 24576, 28, 16, 16), {}, 8_537_680_896),
+    ("pythia-70m", "gpt_neox", (50304, 512, 2048, 6, 8, 8), {}, 70_426_624),
+    ("gpt-neox-20b", "gpt_neox", (50432, 6144, 24576, 44, 64, 64), {}, 20_554_567_680),
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "extra", "parameters"), [row[1:] for row in PUBLISHED], ids=lambda v: str(v)
+)
+def test_published_totals(
+    family: str, sizes: tuple[int, ...], extra: dict[str, bool], parameters: int
+) -> None:
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    names += ("num_attention_heads", "num_key_value_heads")
+    config: dict[str, Any] = dict(zip(names, sizes, strict=True)) | {"model_type": family}
+    if extra.get("tie"):
+        config["tie_word_embeddings"] = True
+    assert facts_from_config(config).parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parameters"),
+    [((768, 12, 12), 124_439_808), ((1600, 48, 25), 1_557_611_200)],
+    ids=["gpt2", "gpt2-xl"],
+)
+def test_published_totals_of_gpt2(sizes: tuple[int, int, int], parameters: int) -> None:
+    config = dict(zip(("n_embd", "n_layer", "n_head"), sizes, strict=True))
+    facts = facts_from_config({"model_type": "gpt2", "vocab_size": 50257, **config})
+    assert facts.parameters == parameters
+
+
+def test_published_totals_of_opt() -> None:
+    small = {"vocab_size": 50272, "hidden_size": 768, "ffn_dim": 3072}
+    small |= {"num_hidden_layers": 12, "num_attention_heads": 12}
+    assert facts_from_config({"model_type": "opt", **small}).parameters == 125_239_296
+    medium = {"vocab_size": 50272, "hidden_size": 1024, "ffn_dim": 4096, "num_hidden_layers": 24}
+    medium |= {"num_attention_heads": 16, "word_embed_proj_dim": 512, "do_layer_norm_before": False}
+    assert facts_from_config({"model_type": "opt", **medium}).parameters == 331_196_416
+
+
+def test_published_totals_of_gpt_neo() -> None:
+    small = {"vocab_size": 50257, "hidden_size": 768, "num_layers": 12, "num_heads": 12}
+    assert facts_from_config({"model_type": "gpt_neo", **small}).parameters == 125_198_592
+
+
+# PEFT wraps what match_modules says.
+
+
+def wrapped_by_peft(family: str, targets: Any) -> tuple[set[str], int]:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **TINY[family]))
+    adapted = get_peft_model(model, LoraConfig(r=3, target_modules=targets))
+    names = {name for name, module in adapted.named_modules() if isinstance(module, LoraLayer)}
+    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    return {name.removeprefix("base_model.model.") for name in names}, trainable
+
+
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [
+        *((family, "all-linear") for family in known_families()),
+        ("llama", "All-Linear"),
+        ("llama", ["q_proj", "v_proj"]),
+        ("llama", ["self_attn.q_proj", "model.layers.1.mlp.up_proj"]),
+        ("llama", ["lm_head", "_proj", "o_proj"]),  # "_proj" ends no name after a dot
+        ("llama", r".*\.layers\.1\.(self_attn|mlp)\.[a-z]+_proj"),
+        ("llama", r"model\.layers\.\d+\.self_attn\.(k|v)_proj"),
+        ("gpt2", ["c_proj"]),  # of the attention and of the MLP
+        ("gpt2", r".*attn\.c_.*"),
+        ("gpt_neox", ["query_key_value", "lm_head"]),
+        ("opt", ["fc1", "out_proj"]),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_matching_is_that_of_peft(family: str, targets: Any) -> None:
+    facts = facts_from_config(TINY[family] | {"model_type": family})
+    matched = match_modules(facts, targets)
+    names, trainable = wrapped_by_peft(family, targets)
+    assert {module.name for module in matched} == names
+    assert lora_parameters(matched, 3) == trainable
+
+
+@pytest.mark.parametrize("targets", ["q_proj", ["proj"], ["all-linear"], [], "", ["q_proj."]])
+def test_what_matches_nothing(targets: Any) -> None:
+    assert match_modules(facts_from_config(LLAMA | {"model_type": "llama"}), targets) == ()
+
+
+def test_all_linear_takes_the_embedding_projections_and_leaves_the_head() -> None:
+    facts = facts_from_config(OPT | {"model_type": "opt", "word_embed_proj_dim": 32})
+    chosen = match_modules(facts, "all-linear")
+    assert chosen == facts.linear_modules[:-1]
+    assert chosen[0].name == "model.decoder.project_out"
+
+
+def test_lora_parameters_by_hand() -> None:
+    wide = LinearModule("w", out_features=10, in_features=4, bias=True, role="mlp")
+    assert lora_parameters([wide], 8) == 8 * (10 + 4)
+    assert lora_parameters([wide, wide], 1) == 28
+    assert lora_parameters([], 8) == 0
+
+
+# Errors.
+
+
+def test_an_unknown_family_names_the_known_ones() -> None:
+    with pytest.raises(UnknownFamily, match=r"'mamba'.*llama, mistral, .*gpt2"):
+        facts_from_config({"model_type": "mamba"})
+
+
+@pytest.mark.parametrize("family", known_families())
+@pytest.mark.parametrize("value", [None, "64", 64.0, True, 0, -1, [64]])
+def test_a_size_is_a_positive_whole_number(family: str, value: Any) -> None:
+    key = "n_embd" if family == "gpt2" else "hidden_size"
+    with pytest.raises(BadConfig, match=f"{key} must be a positive whole number") as raised:
+        facts_from_config(TINY[family] | {"model_type": family, key: value})
+    assert raised.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("family", "key"), [(f, key) for f, sizes in TINY.items() for key in sizes if key in NEEDED]
+)
+def test_a_needed_key_is_missed_by_its_name(family: str, key: str) -> None:
+    config = {k: v for k, v in TINY[family].items() if k != key} | {"model_type": family}
+    with pytest.raises(BadConfig, match=f"{key} .* missing"):
+        facts_from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "key"),
+    [
+        ("llama", {"num_attention_heads": 3}, "hidden_size"),
+        ("llama", {"num_attention_heads": 3, "head_dim": 16}, "hidden_size"),
+        ("mistral", {"num_attention_heads": 24}, "hidden_size"),
+        ("gpt_neox", {"num_attention_heads": 3}, "hidden_size"),
+        ("gpt2", {"n_head": 3}, "n_embd"),
+        ("opt", {"num_attention_heads": 3}, "hidden_size"),
+        ("llama", {"num_key_value_heads": 3}, "num_key_value_heads"),
+        ("qwen2", {"num_key_value_heads": 8}, "num_key_value_heads"),
+        ("llama", {"num_key_value_heads": "2"}, "num_key_value_heads"),
+        ("llama", {"head_dim": 0}, "head_dim"),
+        ("llama", {"mlp_bias": None}, "mlp_bias"),
+        ("llama", {"attention_bias": 1}, "attention_bias"),
+        ("llama", {"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+        ("llama", {"max_position_embeddings": None}, "max_position_embeddings"),
+        ("llama", {"per_layer_config": {"0": {"num_key_value_heads": 1}}}, "per_layer_config"),
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
+        ("opt", {"word_embed_proj_dim": 1.5}, "word_embed_proj_dim"),
+        ("llama", {"model_type": None}, "model_type"),
+    ],
+)
+def test_contradictions_and_wrong_types(family: str, changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(BadConfig, match=key) as raised:
+        facts_from_config(TINY[family] | {"model_type": family} | changes)
+    assert raised.value.key == key
+
+
+def test_a_default_that_contradicts_is_an_error_too() -> None:
+    """Qwen 2 has 32 key/value heads unless told otherwise; transformers fails in `forward`."""
+    with pytest.raises(BadConfig, match=r"num_key_value_heads \(32\) must divide the 4 heads"):
+        facts_from_config(LLAMA | {"model_type": "qwen2"})
+
+
+def test_the_module_does_not_import_torch() -> None:
+    program = (
+        "import sys, llmforge.compiler.facts.families;"
+        "print(sorted({'torch', 'transformers', 'peft', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
