@@ -1,0 +1,58 @@
+"""llmforge: compile first, then train.
+
+    plan = llmforge.compile(["lora=small"])
+    run = plan.run()
+    model, tokenizer = llmforge.load(run)
+
+Importing this package imports nothing heavy: Hydra comes with `compile`, torch with `load`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llmforge.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from llmforge.plan import Plan
+    from llmforge.run.launch import Outcome
+
+__all__ = ["__version__", "compile", "load"]
+
+
+def compile(  # noqa: A001 - the word of the field; `llmforge.compile` is how it is used
+    overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()
+) -> Plan:
+    """Compose, check and freeze a plan.
+
+    Args:
+        overrides: Hydra overrides, as on the command line.
+        config_dirs: folders with options of your own.
+
+    Raises:
+        llmforge.diagnostics.ConfigRefused: with every finding.
+    """
+    from llmforge.compiler.passes import compile_plan
+
+    return compile_plan(overrides, config_dirs)
+
+
+def load(run: Outcome | str | Path, dtype: str | None = None) -> tuple[Any, Any]:
+    """Model and tokenizer of a finished run.
+
+    Args:
+        run: what `Plan.run` returned, a run id, a unique part of one, a run folder, or `last`.
+        dtype: `float32`, `bfloat16`, `float16`; None keeps the format it was saved in.
+
+    Returns:
+        A transformers model (a PEFT model for an adapter) in evaluation mode, and its tokenizer.
+
+    Raises:
+        LookupError: there is no such run, or it has not finished.
+    """
+    from llmforge.refs import load_run
+
+    return load_run(run, dtype)

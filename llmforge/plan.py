@@ -15,10 +15,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmforge.origins import Origins, leaves
 from llmforge.schema import Effect, RunSpec, Spec
+
+if TYPE_CHECKING:
+    from llmforge.run.launch import Outcome
 
 PLAN_SCHEMA = 1
 """Version of the plan file's layout; a reader refuses one it does not know."""
@@ -95,6 +98,17 @@ class Plan:
             return parse_or_fail(self.settings)
         except ValueError as error:
             raise PlanUnreadable(f"the plan's settings do not fit this version: {error}") from error
+
+    def run(self, quiet: bool = False) -> Outcome:
+        """Train in a worker process and wait for it.
+
+        Returns:
+            What came of it: status, exit code, folder, result. A failed run is an outcome with a
+            diagnostic, not an exception.
+        """
+        from llmforge.run.launch import run_plan
+
+        return run_plan(self, "train", quiet=quiet)
 
     def leaves(self) -> Iterator[tuple[str, Any]]:
         """Every leaf with the key its origin stands under."""
@@ -178,9 +192,11 @@ def stage_fingerprints(spec: RunSpec, identity: Mapping[str, Any]) -> dict[str, 
     """
     found: dict[str, str] = {}
     for stage, effects in STAGE_EFFECTS.items():
-        parts = dict(identity) if stage != "prepare" else {
-            key: value for key, value in identity.items() if key != "model"
-        }
+        parts = (
+            dict(identity)
+            if stage != "prepare"
+            else {key: value for key, value in identity.items() if key != "model"}
+        )
         found[stage] = canonical_digest(
             {"code": CODE_VERSION, "identity": parts, "settings": dict(_chosen(spec, effects))}
         )

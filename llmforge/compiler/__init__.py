@@ -1,1 +1,1 @@
-
+"""What follows: passes, facts, rules, lowering. Read `passes.py` first."""

@@ -1,8 +1,8 @@
 """Specs to the keywords of the libraries that do the work; the only place that knows them.
 
 In: a solved context. Out: entries `(key, value, reason, reads)` under `training_arguments`,
-`optimizer`, `model`, `lora_config` and `quantization_config`. A test binds every keyword to the installed
-signature, so a renamed argument is found before a user finds it.
+`optimizer`, `model`, `lora_config` and `quantization_config`. A test binds every keyword to the
+installed signature, so a renamed argument is found before a user finds it.
 """
 
 from __future__ import annotations

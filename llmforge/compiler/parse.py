@@ -40,9 +40,7 @@ def parse(
     found: list[Diagnostic] = []
     parts: dict[str, Any] = {}
     known = (*SCALARS, *SECTIONS)
-    for key in values:
-        if key not in known:
-            found.append(_unknown(key, known, origins))
+    found += [_unknown(key, known, origins) for key in values if key not in known]
     scalars = _check(Scalars, "", {k: values[k] for k in SCALARS if k in values}, origins, found)
     for section in SECTIONS:
         given = values.get(section)
@@ -110,7 +108,7 @@ def _explain(
         path = _path_within(item["loc"], given)
         key = ".".join((section, *path) if section else path)
         by_key.setdefault(key, []).append(item)
-    return [_one(key, items, spec, section, given, origins) for key, items in by_key.items()]
+    return [_one(key, items, spec, section, origins) for key, items in by_key.items()]
 
 
 def _path_within(loc: tuple[int | str, ...], given: Any) -> tuple[str, ...]:
@@ -131,7 +129,6 @@ def _one(
     items: list[ErrorDetails],
     spec: type[Spec],
     section: str,
-    given: Mapping[str, Any],
     origins: Origins,
 ) -> Diagnostic:
     kind = items[0]["type"]

@@ -114,8 +114,7 @@ def check(
         context = Context(spec, Facts())
         context, more = run_passes(context, origins)
         found += [d for d in more if not _about(d, faulty)]
-        if all(not d.is_error for d in more) or faulty:
-            found += [d for d in run_rules(context) if not _about(d, faulty)]
+        found += [d for d in run_rules(context) if not _about(d, faulty)]
     found = [_with_origins(d, origins) for d in _once(found)]
     return Checked(draft, tuple(sorted(found, key=_weight)), context, origins)
 

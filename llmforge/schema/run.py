@@ -41,6 +41,8 @@ class DeepSpeedSpec(Spec):
 
 @register("deepspeed", "none")
 class NoDeepSpeed(DeepSpeedSpec):
+    """No DeepSpeed."""
+
     kind: Literal["none"]
 
 
@@ -71,11 +73,15 @@ class FsdpSpec(Spec):
 
 @register("fsdp", "none")
 class NoFsdp(FsdpSpec):
+    """No FSDP."""
+
     kind: Literal["none"]
 
 
 @register("fsdp", "fsdp2")
 class Fsdp2(FsdpSpec):
+    """FSDP2 with a shard per process."""
+
     kind: Literal["fsdp2"]
     reshard_after_forward: bool
     """Free gathered weights after the forward pass (full sharding)."""

@@ -174,15 +174,19 @@ def _read_rows(
                 else:
                     surplus += 1
     if rows == 0:
-        return None, None, [
-            Diagnostic(
-                "LF502",
-                f"{path} holds no rows",
-                key=key,
-                notes=(f"{size} bytes, no line with content",),
-                hint=f"{key}=<a file with one JSON object a line>",
-            )
-        ]
+        return (
+            None,
+            None,
+            [
+                Diagnostic(
+                    "LF502",
+                    f"{path} holds no rows",
+                    key=key,
+                    notes=(f"{size} bytes, no line with content",),
+                    hint=f"{key}=<a file with one JSON object a line>",
+                )
+            ],
+        )
     if surplus:
         last = faults[-1]
         more = f"{surplus} more faulty lines in {path}"

@@ -26,11 +26,11 @@ from functools import partial
 from typing import Any
 
 
-class UnknownFamily(ValueError):  # noqa: N818 - says what it found
+class UnknownFamily(ValueError):
     """There are no formulas for the config's `model_type`."""
 
 
-class BadConfig(ValueError):  # noqa: N818 - says what it found
+class BadConfig(ValueError):
     """A key is missing, has a wrong type or contradicts another one; `key` names it."""
 
     def __init__(self, key: str, problem: str) -> None:

@@ -18,12 +18,19 @@ from llmforge.compiler.facts.families import (
     UnknownFamily,
     facts_from_config,
 )
-from llmforge.compiler.facts.shapes import config_of
+from llmforge.compiler.facts.shapes import config_of, shape_faults
 from llmforge.diagnostics import Diagnostic, Severity, near
 from llmforge.schema.model import FolderModel, HubModel, ModelSpec, ScratchModel
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json",
-                   "merges.txt", "tokenizer.model", "special_tokens_map.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "special_tokens_map.json",
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ def look_at_model(model: ModelSpec, vocabulary: int | None, cache: Path) -> Mode
     """
     if isinstance(model, ScratchModel):
         assert vocabulary is not None  # noqa: S101 - derive_vocabulary runs before
+        if faults := shape_faults(model):
+            return ModelLook(diagnostics=tuple(faults))
         return _with_facts(config_of(model, vocabulary), {}, {}, "model")
     if isinstance(model, FolderModel):
         return _folder(Path(model.path), cache)
@@ -83,9 +92,7 @@ def _folder(folder: Path, cache: Path) -> ModelLook:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         return ModelLook(
             diagnostics=(
-                Diagnostic(
-                    "LF602", f"{config_file} cannot be read: {error}", key="model.path"
-                ),
+                Diagnostic("LF602", f"{config_file} cannot be read: {error}", key="model.path"),
             )
         )
     weights = sorted(folder.glob("*.safetensors"))

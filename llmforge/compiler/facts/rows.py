@@ -65,9 +65,7 @@ def explain_no_shape(row: Mapping[str, Any], fields: Fields, place: str) -> Diag
     )
 
 
-def row_fault(
-    row: Mapping[str, Any], shape: str, fields: Fields, place: str
-) -> Diagnostic | None:
+def row_fault(row: Mapping[str, Any], shape: str, fields: Fields, place: str) -> Diagnostic | None:
     """LF505 when the row does not hold what its shape needs."""
     for name in _COLUMNS[shape]:
         column = getattr(fields, name)
@@ -114,9 +112,7 @@ def _messages_fault(value: Any) -> str | None:
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
             return f"message {index} is not {{role, content}} with text as content"
         if message.get("role") not in ROLES:
-            return (
-                f"message {index} has role {message.get('role')!r}; known are {', '.join(ROLES)}"
-            )
+            return f"message {index} has role {message.get('role')!r}; known are {', '.join(ROLES)}"
     if not any(message["role"] == "assistant" for message in value):
         return "has no assistant turn, so nothing to learn"
     return None

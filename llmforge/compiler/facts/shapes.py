@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmforge.diagnostics import Diagnostic
 from llmforge.schema.model import ScratchModel
 
 # neutral name -> the family's name; a name that is missing here is a shape the family cannot have
@@ -38,8 +39,6 @@ _NAMES: dict[str, dict[str, str]] = {
     },
 }
 
-GROUPED_QUERY_FAMILIES = tuple(family for family, names in _NAMES.items() if "kv_heads" in names)
-
 
 def config_of(model: ScratchModel, vocabulary: int) -> dict[str, Any]:
     """The config dict of a from-scratch model; regularisation that trains worse is off."""
@@ -63,3 +62,42 @@ def config_of(model: ScratchModel, vocabulary: int) -> dict[str, Any]:
         # the local windows of the published models are longer than any context used here
         config["attention_types"] = [[["global"], model.layers]]
     return config
+
+
+def shape_faults(model: ScratchModel) -> list[Diagnostic]:
+    """LF605: what keeps a shape from being built, each with the nearest shape that can be."""
+
+    def fault(message: str, field: str, value: int) -> Diagnostic:
+        return Diagnostic("LF605", message, key=f"model.{field}", hint=f"model.{field}={value}")
+
+    found = []
+    if model.hidden % model.heads:
+        fitting = max(1, round(model.hidden / model.heads)) * model.heads
+        found.append(
+            fault(
+                f"width {model.hidden} does not divide over {model.heads} heads", "hidden", fitting
+            )
+        )
+    elif (model.hidden // model.heads) % 2:
+        width = model.hidden // model.heads
+        found.append(
+            fault(
+                f"heads of width {width} are odd; rotary positions need pairs",
+                "hidden",
+                model.hidden + model.heads,
+            )
+        )
+    if "kv_heads" in _NAMES[model.family]:
+        if model.heads % model.kv_heads:
+            found.append(
+                fault(
+                    f"{model.heads} heads do not divide over {model.kv_heads} key-value heads",
+                    "kv_heads",
+                    model.heads,
+                )
+            )
+    elif model.kv_heads != model.heads:
+        found.append(
+            fault(f"{model.family} has no grouped-query attention", "kv_heads", model.heads)
+        )
+    return found

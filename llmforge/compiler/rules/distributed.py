@@ -96,11 +96,11 @@ def offload_without_stage3(context: Context) -> Iterator[Diagnostic]:
 def local_launch_of_many(context: Context) -> Iterator[Diagnostic]:
     """`launch=local` is one process; torchrun starts several."""
     launch = context.spec.launch
-    if isinstance(launch, LocalLaunch) and isinstance(launch.processes, int):
-        if launch.processes > 1:
-            yield Diagnostic(
-                "LF407",
-                f"a local launch of {launch.processes} processes",
-                key="launch.processes",
-                hint=f"launch=torchrun launch.processes={launch.processes}",
-            )
+    many = isinstance(launch.processes, int) and launch.processes > 1
+    if isinstance(launch, LocalLaunch) and many:
+        yield Diagnostic(
+            "LF407",
+            f"a local launch of {launch.processes} processes",
+            key="launch.processes",
+            hint=f"launch=torchrun launch.processes={launch.processes}",
+        )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from llmforge.compiler.context import Context
 from llmforge.compiler.facts.families import match_modules
-from llmforge.compiler.facts.shapes import GROUPED_QUERY_FAMILIES
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic, Severity, near
 from llmforge.schema.model import Lora, ScratchModel
@@ -22,6 +22,17 @@ def lora_targets_hit_too_few(context: Context) -> Iterator[Diagnostic]:
     lora, model = context.spec.lora, context.facts.model
     if not isinstance(lora, Lora) or model is None:
         return
+    if isinstance(lora.targets, str):
+        try:
+            re.compile(lora.targets)
+        except re.error as error:
+            yield Diagnostic(
+                "LF601",
+                f"LoRA target `{lora.targets}` is not a regular expression: {error}",
+                key="lora.targets",
+                hint="lora.targets=all-linear",
+            )
+            return
     names = sorted({module.name.rpartition(".")[2] for module in model.linear_modules})
     there = f"linear modules of {model.family}: {', '.join(names)}"
     targets = [lora.targets] if isinstance(lora.targets, str) else lora.targets
@@ -61,45 +72,4 @@ def adapter_over_random_weights(context: Context) -> Iterator[Diagnostic]:
             Severity.WARNING,
             key="lora.kind",
             hint="lora=none",
-        )
-
-
-@rule("LF605", "shape that cannot be built")
-def impossible_shape(context: Context) -> Iterator[Diagnostic]:
-    """Heads must divide the width, and key-value heads must divide the heads.
-
-    Families without grouped-query attention have as many key-value heads as heads.
-    """
-    model = context.spec.model
-    if not isinstance(model, ScratchModel):
-        return
-    if model.hidden % model.heads:
-        fitting = max(1, round(model.hidden / model.heads)) * model.heads
-        yield Diagnostic(
-            "LF605",
-            f"width {model.hidden} does not divide over {model.heads} heads",
-            key="model.hidden",
-            hint=f"model.hidden={fitting}",
-        )
-    elif (model.hidden // model.heads) % 2:
-        yield Diagnostic(
-            "LF605",
-            f"heads of width {model.hidden // model.heads} are odd; rotary positions need pairs",
-            key="model.hidden",
-            hint=f"model.hidden={model.hidden + model.heads}",
-        )
-    if model.family in GROUPED_QUERY_FAMILIES:
-        if model.heads % model.kv_heads:
-            yield Diagnostic(
-                "LF605",
-                f"{model.heads} heads do not divide over {model.kv_heads} key-value heads",
-                key="model.kv_heads",
-                hint=f"model.kv_heads={model.heads}",
-            )
-    elif model.kv_heads != model.heads:
-        yield Diagnostic(
-            "LF605",
-            f"{model.family} has no grouped-query attention",
-            key="model.kv_heads",
-            hint=f"model.kv_heads={model.heads}",
         )

@@ -1,0 +1,91 @@
+"""The one Hydra application: multirun, Hydra's own flags and shell completion behind `train`.
+
+In: the arguments after `train`. Out: an exit code. Hydra composes the job's config for its own
+flags; what runs is always compiled by our own path from the job's overrides, so a run started
+through Hydra and one started without it have the same plan.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+_EXIT = {"worst": 0}
+
+
+def hydra_train(args: Sequence[str]) -> int:
+    """`llmforge train` with a Hydra flag among its arguments."""
+    import hydra
+    from omegaconf import DictConfig
+
+    from llmforge.compose.loader import config_root
+
+    dirs, rest = _config_dirs(args)
+    _EXIT["worst"] = 0
+
+    def job(_: DictConfig) -> int:
+        from hydra.core.hydra_config import HydraConfig
+
+        return _run(list(HydraConfig.get().overrides.task), dirs)
+
+    run = hydra.main(version_base="1.3", config_path=str(config_root()), config_name="config")(job)
+    saved = sys.argv
+    # Hydra reads its flags from argv; a user's folder is a config dir for it as well
+    sys.argv = ["llmforge train", *(w for d in dirs[:1] for w in ("--config-dir", d)), *rest]
+    try:
+        run()
+    finally:
+        sys.argv = saved
+    return _EXIT["worst"]
+
+
+def _run(overrides: list[str], dirs: list[str]) -> int:
+    from llmforge import render
+    from llmforge.compiler.passes import compile_plan
+    from llmforge.diagnostics import ConfigRefused
+    from llmforge.run.launch import run_plan
+
+    try:
+        outcome = run_plan(compile_plan(overrides, dirs), "train")
+        code = outcome.exit_code
+        found = [outcome.diagnostic] if outcome.diagnostic else []
+    except ConfigRefused as refusal:
+        code, found = 2, list(refusal.diagnostics)
+    if found:
+        render.emit(render.findings_text(found, render.wants_colour(sys.stderr)), sys.stderr)
+    _EXIT["worst"] = max(_EXIT["worst"], code)
+    return code
+
+
+def _config_dirs(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`--config-dir X` (repeatable) out of the arguments: our loader gives them precedence."""
+    dirs: list[str] = []
+    rest: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word == "--config-dir":
+            dirs.append(next(words, ""))
+        elif word.startswith("--config-dir="):
+            dirs.append(word.partition("=")[2])
+        else:
+            rest.append(word)
+    return dirs, rest
+
+
+def complete(args: Sequence[str]) -> int:
+    """Shell completion: `eval "$(llmforge -sc install=bash)"`, then TAB after `train`.
+
+    Hydra's completion calls the program with the line being typed in the environment; the verb is
+    taken out of it, since Hydra knows only overrides.
+    """
+    line = os.environ.get("COMP_LINE")
+    if line is not None:
+        for verb in ("train", "plan", "check"):
+            if f" {verb} " in line:
+                shorter = line.replace(f" {verb} ", " ", 1)
+                point = int(os.environ.get("COMP_POINT", len(line)))
+                os.environ["COMP_LINE"] = shorter
+                os.environ["COMP_POINT"] = str(max(0, point - (len(line) - len(shorter))))
+                break
+    return hydra_train(args)

@@ -1,0 +1,132 @@
+"""The tokenizer: trained on the rows, or loaded, and given a padding token and a chat template.
+
+In: a plan and the training rows. Out: a fast tokenizer that round-trips text. No path adds a token
+to a loaded tokenizer, because a new token means an untrained embedding row.
+
+This module does not tokenise samples: `tokenize.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from llmforge.build.data import Row
+from llmforge.build.templates import TURN_END, TURN_START, set_chat_template, stop_ids
+from llmforge.plan import Plan
+
+PAD, EOS = "<pad>", "<eos>"
+
+
+def make_tokenizer(plan: Plan, rows: Iterable[Row]) -> Any:
+    """The run's tokenizer, from the source that the plan names.
+
+    Raises:
+        ValueError: the tokenizer has no fast (offset-giving) form, or its template cannot stop.
+    """
+    spec = plan.spec.tokenizer
+    if spec.source == "train":
+        tokenizer = train_tokenizer(texts(rows), spec.vocabulary, int(plan.spec.collator.max_length))
+    elif spec.source == "model":
+        model = plan.lowered["model"]
+        tokenizer = open_tokenizer(
+            model["pretrained_model_name_or_path"],
+            revision=model.get("revision"),
+            trust_remote_code=bool(model.get("trust_remote_code", False)),
+        )
+    else:
+        tokenizer = open_tokenizer(spec.source)
+    set_chat_template(tokenizer, spec.chat_template, chats=plan.spec.collator.kind == "chat")
+    give_padding(tokenizer)
+    tokenizer.padding_side = "left" if spec.padding_side == "left" else "right"
+    return tokenizer
+
+
+def open_tokenizer(
+    source: str | Path, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """A tokenizer from a folder (never from the network), or from a hub repository."""
+    local = Path(source).is_dir()
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(source),
+        local_files_only=local,
+        trust_remote_code=trust_remote_code,
+        **({"revision": revision} if revision and not local else {}),
+    )
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{source} has no fast tokenizer (tokenizer.json), and masks need the place of every "
+            "token in the text"
+        )
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:
+    """Byte-level BPE with `<pad>`, `<eos>`, `<|im_start|>` and `<|im_end|>` as tokens 0 to 3.
+
+    Every byte has a token, so any UTF-8 text comes back as it was. The same texts give the same
+    tokenizer; a small text gives fewer than `vocabulary` tokens.
+    """
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, EOS, TURN_START, TURN_END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        eos_token=EOS,
+        extra_special_tokens=[TURN_START, TURN_END],
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def texts(rows: Iterable[Row]) -> Iterator[str]:
+    """What a tokenizer is trained on: contents and roles, without the template's marks."""
+    for row in rows:
+        values = row.values
+        if "messages" in values:
+            for message in values["messages"]:
+                yield f"{message.get('role', '')}\n{message.get('content', '')}"
+        elif "completion" in values:
+            yield f"{values['prompt']}\n{values['completion']}"
+        else:
+            yield values["text"]
+
+
+def give_padding(tokenizer: Any) -> None:
+    """Make sure there is a padding token, apart from the end token wherever that is possible.
+
+    Without one, an unused special token is taken: one named like padding, else a reserved one,
+    else the unknown token. The last resort is the end token itself, which is safe here because
+    labels and attention are masked by position, never by token id.
+    """
+    if tokenizer.pad_token_id is not None:
+        return
+    ends = {*stop_ids(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id}
+    added = {
+        id_: token.content
+        for id_, token in sorted(tokenizer.added_tokens_decoder.items())
+        if token.special and id_ not in ends
+    }
+    for word in ("pad", "reserved"):
+        for content in added.values():
+            if word in content.lower():
+                tokenizer.pad_token = content
+                return
+    if tokenizer.unk_token is not None and tokenizer.unk_token_id not in ends:
+        tokenizer.pad_token = tokenizer.unk_token
+    elif tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    else:
+        raise ValueError("the tokenizer has no special token at all to pad with")

@@ -1,0 +1,204 @@
+"""The table of codes: what each one means, for `llmforge explain CODE`.
+
+Rules explain themselves in their docstrings (`compiler/rules/`); the codes of composing, probing
+and running are explained here. `explain_code` joins both.
+"""
+
+from __future__ import annotations
+
+FAMILIES = {
+    "LF1": "composition and schema",
+    "LF2": "batch and schedule",
+    "LF3": "precision and quantization",
+    "LF4": "distributed",
+    "LF5": "data",
+    "LF6": "model and adapter",
+    "LF7": "tracking and sweeps",
+    "LF8": "at run time",
+    "LF9": "export",
+}
+
+CODES: dict[str, tuple[str, str]] = {
+    "LF101": (
+        "unknown key",
+        "No setting has this name, so it would be read by nobody. Near matches are shown. A key "
+        "that another option of the same group has needs that option chosen first: `lora=small "
+        "lora.r=8`.",
+    ),
+    "LF102": (
+        "unknown option or group",
+        "The group has no such option. `llmforge list GROUP` shows what there is; an option of "
+        "your own is one YAML file in `<your folder>/GROUP/`, found with `--config-dir`.",
+    ),
+    "LF103": (
+        "unknown kind",
+        "`kind` names the component a section stands for. `llmforge list` shows the known ones.",
+    ),
+    "LF104": (
+        "value that is not allowed",
+        "The value has another type than the setting, lies outside its bounds, or is not one of "
+        "its choices. `llmforge explain KEY` shows what is allowed and why.",
+    ),
+    "LF105": (
+        "missing value",
+        "A setting without a sensible default (`???` in YAML) was not given.",
+    ),
+    "LF106": (
+        "interpolation that does not resolve",
+        "`${...}` names a key that does not exist, asks for an environment variable that is not "
+        "set, or runs in a circle.",
+    ),
+    "LF107": ("YAML that does not parse", "The file is not a UTF-8 YAML mapping."),
+    "LF108": (
+        "duplicate key in a YAML file",
+        "The same key stands twice on one level; YAML would keep the last in silence.",
+    ),
+    "LF109": (
+        "YAML too large when expanded",
+        "Aliases, nesting or size beyond what a configuration needs; such files can exhaust "
+        "memory when they are loaded.",
+    ),
+    "LF110": (
+        "code named by configuration",
+        "`_target_` would run whatever it names. Components are chosen by `kind`, and only those "
+        "that are registered exist.",
+    ),
+    "LF111": (
+        "shipped option shadowed",
+        "A file of yours stands in for a shipped one of the same name. A warning, so that nobody "
+        "wonders where a value comes from.",
+    ),
+    "LF112": (
+        "override that cannot be read",
+        "Overrides are Hydra's grammar: key=value, group=option, +new=value, ~gone. Values with "
+        "spaces or special characters need quotes: 'key=\"a b\"'. Several values separated by "
+        "commas are a sweep: add -m.",
+    ),
+    "LF113": (
+        "group chosen twice",
+        "Two options of one group on one command line; only one can hold.",
+    ),
+    "LF114": (
+        "secret given as a plain value",
+        "Tokens and passwords would be written into plans, logs and the tracking server. Name "
+        "the environment variable that holds it: env:NAME.",
+    ),
+    "LF115": ("config folder does not exist", "`--config-dir` names no folder."),
+    "LF116": (
+        "plan file that cannot be used",
+        "Not JSON, not a plan, or a plan of another version of llmforge.",
+    ),
+    "LF408": (
+        "hardware of the plan is not here",
+        "The plan was made for another machine. Compile it again here with `hardware=auto`, or "
+        "run it where that machine is.",
+    ),
+    "LF501": ("data file does not exist", "Paths are taken from the working folder."),
+    "LF502": ("data file without rows", "The file is empty or holds only blank lines."),
+    "LF503": ("data file that is not UTF-8", "Convert it once; the hint shows how."),
+    "LF504": (
+        "malformed line",
+        "A line of a JSONL file is not one JSON object. Nothing is skipped in silence: mend or "
+        "remove the line.",
+    ),
+    "LF505": (
+        "row without what its shape needs",
+        "A column is missing, or holds another type. `data.fields` maps column names.",
+    ),
+    "LF506": (
+        "shape not recognised",
+        "Rows hold text, prompt and completion, or messages; `data.fields` says which columns "
+        "hold them.",
+    ),
+    "LF602": ("model folder that cannot be used", "It does not exist or has no config.json."),
+    "LF603": (
+        "architecture without formulas",
+        "Sizes and modules of this architecture are not known before it is built. A warning.",
+    ),
+    "LF605": (
+        "shape that cannot be built",
+        "Heads must divide the width, and key-value heads must divide the heads; families "
+        "without grouped-query attention have as many key-value heads as heads.",
+    ),
+    "LF606": (
+        "model not in the local cache",
+        "Plans use no network; facts of a hub model are known once it was downloaded. A warning.",
+    ),
+    "LF607": (
+        "tokenizer or template not found",
+        "`tokenizer.source` is auto, train, model or a folder; `chat_template` is auto, chatml or "
+        "a file.",
+    ),
+    "LF608": (
+        "weights that are not safetensors",
+        "Pickled weights can run code when they are read; convert them once where you trust them.",
+    ),
+    "LF801": (
+        "worker failed",
+        "An exception ended the run. Its traceback stands in the run folder's log.txt; the same "
+        "command resumes from the last checkpoint.",
+    ),
+    "LF802": (
+        "loss or gradient not finite",
+        "The run was stopped before the optimizer took the step. Usual causes: too high a rate, "
+        "float16 overflow, an empty label.",
+    ),
+    "LF803": (
+        "out of memory",
+        "Smaller trainer.micro_batch, shorter collator.max_length, "
+        "trainer.gradient_checkpointing=true, a quantized base.",
+    ),
+    "LF804": (
+        "worker killed",
+        "A signal ended it from outside; SIGKILL most often comes from the kernel when main "
+        "memory is full. The same command resumes from the last checkpoint.",
+    ),
+    "LF805": (
+        "component that could not be built",
+        "The message names the section, where it was set, and the original error.",
+    ),
+    "LF806": (
+        "data changed since the plan",
+        "A file's content is not what the plan was made of. Compile again to use the new content.",
+    ),
+    "LF807": (
+        "tracking server out of reach",
+        "Metrics stay in the run folder and are sent when it answers again. A warning.",
+    ),
+    "LF808": ("run folder in use", "Another process is running the same plan."),
+    "LF809": ("no such run", "`llmforge runs` lists what there is."),
+    "LF901": (
+        "upload to the hub failed",
+        "The model is in the run folder; the run itself is not affected.",
+    ),
+}
+
+
+def known_codes() -> dict[str, str]:
+    """Every code with its title, rules included."""
+    from llmforge.compiler.rules import RULES
+
+    titles = {code: title for code, (title, _) in CODES.items()}
+    titles |= {rule.code: rule.title for rule in RULES}
+    return dict(sorted(titles.items()))
+
+
+def explain_code(code: str) -> str | None:
+    """Title, family and text of a code; None if there is no such code."""
+    from llmforge.compiler.rules import RULES
+
+    for rule in RULES:
+        if rule.code == code:
+            title, text = rule.title, _dedent(rule.text)
+            break
+    else:
+        if code not in CODES:
+            return None
+        title, text = CODES[code]
+    return f"{code}: {title} ({FAMILIES[code[:3]]})\n\n{text.strip()}"
+
+
+def _dedent(text: str) -> str:
+    import inspect
+
+    return inspect.cleandoc(text)

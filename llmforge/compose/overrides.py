@@ -1,0 +1,220 @@
+"""Override texts, read once before Hydra sees them.
+
+In: the texts of the command line. Out: `Override`s that Hydra can take, and a diagnostic for
+each that it cannot: text outside its grammar or a sweep (LF112), an unknown option (LF102), a
+group chosen twice (LF113), a key that would run code (LF110).
+
+Whether a key exists is not known before composition: `repair.py` looks at that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override as HydraOverride
+
+from llmforge.compose.grammar import sweep, unreadable
+from llmforge.compose.library import Library
+from llmforge.compose.tree import FORBIDDEN, dotted, forbidden
+from llmforge.diagnostics import Diagnostic, did_you_mean, near
+from llmforge.origins import Origin
+
+Kind = Literal["set", "add", "force", "delete"]
+_PREFIX: dict[Kind, str] = {"set": "", "add": "+", "force": "++", "delete": "~"}
+
+
+@dataclass(frozen=True)
+class Override:
+    """One override that parses."""
+
+    text: str
+    kind: Kind
+    key: str
+    """Dotted key, or the group's path."""
+    package: str | None
+    value: Any
+    is_group: bool
+    """Chooses an option instead of setting a value."""
+
+    @property
+    def target(self) -> str:
+        """`group@package`, as Hydra names the choice."""
+        return self.key if self.package is None else f"{self.key}@{self.package}"
+
+    @property
+    def for_hydra(self) -> bool:
+        """Whether it configures Hydra itself."""
+        return self.key == "hydra" or self.key.startswith(("hydra.", "hydra/"))
+
+    def origin(self) -> Origin:
+        """The override as a writer of its key."""
+        return Origin("override", self.text, self.value)
+
+    def choosing(self, option: str) -> Override:
+        """The same choice of another option."""
+        text = f"{_PREFIX[self.kind]}{self.target}={option}"
+        return replace(self, text=text, value=option)
+
+
+@dataclass
+class Parsed:
+    """The readable overrides, and what was wrong with the others."""
+
+    overrides: list[Override] = field(default_factory=list)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    clouded: set[str] = field(default_factory=set)
+    """Sections whose content cannot be judged, since what should fill them was not found."""
+
+
+def parse(texts: Sequence[str], library: Library) -> Parsed:
+    """Sort the overrides of one composition. Raises nothing for what the texts hold."""
+    out = Parsed()
+    parser = OverridesParser.create()
+    for text in texts:
+        try:
+            raw = parser.parse_override(text)
+        except Exception as error:  # Hydra's grammar, ANTLR and casts raise anything
+            out.diagnostics.append(unreadable(text, error, parser))
+            continue
+        if raw.is_sweep_override():
+            out.diagnostics.append(sweep(text, raw))
+            continue
+        override = _typed(text, raw, library)
+        if fault := _fault(override):
+            out.diagnostics.append(fault)
+        elif override.is_group and override.kind != "delete" and not override.for_hydra:
+            _choose(override, library, out)
+        else:
+            out.overrides.append(override)
+    _drop_rivals(out)
+    return out
+
+
+def _typed(text: str, raw: HydraOverride, library: Library) -> Override:
+    kind: Kind = "set"
+    if raw.is_delete():
+        kind = "delete"
+    elif raw.is_force_add():
+        kind = "force"
+    elif raw.is_add():
+        kind = "add"
+    value: Any = raw.value()
+    key = raw.key_or_group
+    is_group = not isinstance(value, dict) and (
+        key.startswith("hydra/") or (key != "hydra" and library.is_group(key))
+    )
+    return Override(text, kind, key, raw.package, value, is_group)
+
+
+def _fault(override: Override) -> Diagnostic | None:
+    """What no config could make right."""
+    if not override.key:
+        return Diagnostic(
+            "LF112",
+            f"override `{override.text}` names no key",
+            origins=(override.origin(),),
+        )
+    if any(not isinstance(key, str | int | float) for key in _keys(override.value)):
+        return Diagnostic(
+            "LF112",
+            f"override `{override.text}` has a mapping with `null` for a key",
+            key=override.key,
+            origins=(override.origin(),),
+        )
+    if override.for_hydra:
+        return None
+    parts = tuple(override.key.split("."))
+    bad = next((p for p in parts if p in FORBIDDEN), None)
+    path = parts if bad else next(forbidden(override.value, parts), None)
+    return code_running_key(path, (override.origin(),)) if path else None
+
+
+def code_running_key(path: tuple[Any, ...], origins: tuple[Origin, ...]) -> Diagnostic:
+    """LF110, for files and overrides alike."""
+    name = next(str(part) for part in path if part in FORBIDDEN)
+    section = dotted(path[: path.index(name)])
+    return Diagnostic(
+        "LF110",
+        f"`{name}` would let configuration run code",
+        key=dotted(path),
+        origins=origins,
+        notes=("components are named by `kind`, and looked up in llmforge's registry",),
+        hint=f"{section}.kind=<name>" if section else "kind=<name>",
+    )
+
+
+def _choose(override: Override, library: Library, out: Parsed) -> None:
+    """Keep a choice whose option exists; else report it and go on with the nearest one."""
+    chosen = override.value if isinstance(override.value, list) else [override.value]
+    known = library.option_names(override.key)
+    unknown = [o for o in chosen if not isinstance(o, str) or not _has(library, override.key, o)]
+    if not unknown:
+        out.overrides.append(override)
+        return
+    wrong = unknown[0]
+    best = near(str(wrong), known, limit=1)
+    out.diagnostics.append(unknown_option(override.key, wrong, known, override.origin()))
+    if best and not isinstance(override.value, list):
+        out.overrides.append(override.choosing(best[0]))
+    else:
+        out.clouded.add(override.package or override.key.replace("/", "."))
+
+
+def unknown_option(group: str, wrong: Any, known: list[str], origin: Origin) -> Diagnostic:
+    """LF102 for an option that no config dir has."""
+    name = "null" if wrong is None else str(wrong)
+    notes = (*did_you_mean(name, known), f"options of `{group}`: {', '.join(known) or 'none'}")
+    best = near(name, known, limit=1)
+    if not best and wrong in (None, False) and "none" in known:
+        best = ["none"]
+    return Diagnostic(
+        "LF102",
+        f"group `{group}` has no option `{name}`",
+        key=group.replace("/", "."),
+        origins=(origin,),
+        notes=notes,
+        hint=f"{group}={best[0]}" if best else None,
+    )
+
+
+def _has(library: Library, group: str, option: str) -> bool:
+    # an interpolated option is Hydra's to resolve, `???` asks for a choice
+    return "${" in option or option == "???" or library.find(f"{group}/{option}") is not None
+
+
+def _drop_rivals(out: Parsed) -> None:
+    """LF113: of two different options for one group the last is kept, as Hydra would."""
+    last: dict[str, Override] = {}
+    kept: list[Override] = []
+    for override in out.overrides:
+        rival = last.get(override.target)
+        if override.is_group and override.kind == "set":
+            last[override.target] = override
+            if rival is not None:
+                kept.remove(rival)
+                if rival.value != override.value:
+                    out.diagnostics.append(_rivals(rival, override))
+        kept.append(override)
+    out.overrides = kept
+
+
+def _rivals(first: Override, second: Override) -> Diagnostic:
+    return Diagnostic(
+        "LF113",
+        f"group `{first.target}` is chosen twice: `{first.text}` and `{second.text}`",
+        key=first.key.replace("/", "."),
+        origins=(first.origin(), second.origin()),
+        hint=second.text,
+    )
+
+
+def _keys(value: Any) -> list[Any]:
+    """Every mapping key in a value, however deep."""
+    if isinstance(value, dict):
+        return [*value, *(key for below in value.values() for key in _keys(below))]
+    if isinstance(value, list):
+        return [key for below in value for key in _keys(below)]
+    return []

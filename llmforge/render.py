@@ -1,0 +1,184 @@
+"""Findings, plans and tables as text, JSON or CI annotations.
+
+In: data. Out: strings. Colour only on a terminal and never as the only carrier of meaning; NO_COLOR
+is honoured. Nothing here prints: the command line does, data to stdout and findings to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from llmforge.diagnostics import Diagnostic, Severity
+from llmforge.origins import Origin
+from llmforge.plan import Plan
+
+_COLOURS = {Severity.ERROR: "31;1", Severity.WARNING: "33;1", Severity.NOTE: "36"}
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """A terminal that has not said no."""
+    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _painted(text: str, code: str, colour: bool) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if colour else text
+
+
+def findings_text(found: Sequence[Diagnostic], colour: bool = False) -> str:
+    """Every finding as a block, errors first, and a line that counts them."""
+    blocks = [_finding(d, colour) for d in found]
+    errors = sum(d.severity is Severity.ERROR for d in found)
+    warnings = sum(d.severity is Severity.WARNING for d in found)
+    counts = [
+        f"{n} {word}{'s' if n > 1 else ''}"
+        for n, word in ((errors, "error"), (warnings, "warning"))
+        if n
+    ]
+    if counts:
+        blocks.append(", ".join(counts) + ("; nothing was started" if errors else ""))
+    return "\n\n".join(blocks)
+
+
+def _finding(d: Diagnostic, colour: bool) -> str:
+    head = _painted(f"{d.severity.value}[{d.code}]", _COLOURS[d.severity], colour)
+    lines = [f"{head}: {_painted(d.message, '1', colour)}"]
+    if d.origins and d.key:
+        lines += _chain(d.key, d.origins)
+    lines += [f"  note: {note}" for note in d.notes]
+    if d.hint:
+        lines.append(f"{_painted('hint', '32;1', colour)}: {d.hint}")
+    return "\n".join(lines)
+
+
+def _chain(key: str, origins: Sequence[Origin]) -> list[str]:
+    """`--> place  key: value` for the writer in force, `replaces` for those before it."""
+    places = [origin.place for origin in origins]
+    width = max(len(place) for place in places)
+    last = origins[-1]
+    lines = [f"  --> {last.place:<{width}}   {key}: {shown(last.value)}"]
+    if last.kind in ("derived", "probed") and last.reason:
+        lines[0] += f"   ({last.reason})"
+    return lines + [
+        f"      {origin.place:<{width}}   replaced {shown(origin.value)}"
+        for origin in reversed(origins[:-1])
+    ]
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """A value as it would stand in YAML, shortened."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def findings_json(found: Sequence[Diagnostic]) -> str:
+    """One JSON object: `refused` and the list of findings."""
+    return json.dumps(
+        {"refused": any(d.is_error for d in found), "findings": [d.to_dict() for d in found]},
+        indent=2,
+        ensure_ascii=False,
+    )
+
+
+def findings_github(found: Sequence[Diagnostic]) -> str:
+    """GitHub workflow commands, one annotation per finding."""
+    lines = []
+    for d in found:
+        level = {"error": "error", "warning": "warning", "note": "notice"}[d.severity.value]
+        place = next((o for o in reversed(d.origins) if o.kind == "file"), None)
+        where = f"file={place.where},line={place.line}," if place else ""
+        body = "\n".join((d.message, *d.notes, *([f"hint: {d.hint}"] if d.hint else [])))
+        escaped = body.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+        lines.append(f"::{level} {where}title={d.code}::{escaped}")
+    return "\n".join(lines)
+
+
+MARKS = {"file": " ", "override": ">", "derived": "=", "probed": "?", "api": ">"}
+"""First column of a plan's table: who wrote the value."""
+
+
+def plan_text(plan: Plan, verbose: bool = False) -> str:
+    """Summary and table of a plan: key, value, origin."""
+    keys = [(key, value) for key, value in plan.leaves() if verbose or _is_setting(plan, key)]
+    width = max(len(key) for key, _ in keys)
+    values = min(44, max(len(shown(value, 44)) for _, value in keys))
+    lines = [*_summary(plan), ""]
+    section = ""
+    for key, value in keys:
+        head = key.partition(".")[0]
+        if head != section and "." in key:
+            lines.append("")
+        section = head
+        chain = plan.origins.chain(key)
+        last = chain[-1] if chain else None
+        mark = MARKS[last.kind] if last else "!"
+        text = shown(value, values)
+        lines.append(f"{mark} {key:<{width}}  {text:<{values}}  {_origin_text(last)}".rstrip())
+    lines += ["", "> command line   = derived   ? looked up"]
+    return "\n".join(lines)
+
+
+def _is_setting(plan: Plan, key: str) -> bool:
+    return key.partition(".")[0] in plan.settings
+
+
+def _origin_text(origin: Origin | None) -> str:
+    if origin is None:
+        return ""
+    if origin.kind in ("derived", "probed"):
+        return origin.reason or origin.place
+    return origin.place
+
+
+def _summary(plan: Plan) -> list[str]:
+    estimate, data, model = plan.estimate, plan.facts["data"], plan.facts["model"]
+    hardware, trainer = plan.settings["hardware"], plan.settings["trainer"]
+    lines = [f"plan {plan.run_id}"]
+    if model:
+        share = estimate.get("trainable_parameters")
+        total = estimate["total_parameters"]
+        trained = f", {share:,} trained ({share / total:.2%})" if share not in (None, total) else ""
+        lines.append(f"  model      {model['architecture']}, {total:,} parameters{trained}")
+    if data:
+        rows = data["rows"]
+        lines.append(
+            f"  data       {rows['train']:,} training rows, {rows['evaluation']:,} held out, "
+            f"shape {data['shape']}"
+        )
+    if "steps" in estimate:
+        lines.append(
+            f"  length     {estimate['steps']:,} optimizer steps of {trainer['global_batch']} "
+            f"samples ({trainer['micro_batch']} x {trainer['accumulation']} x "
+            f"{plan.settings['launch']['processes']})"
+        )
+        lines.append(
+            f"  records    {estimate['evaluations']} evaluations, "
+            f"{estimate['checkpoints']} checkpoints during training"
+        )
+    lines.append(f"  hardware   {hardware['count']} x {hardware['name']}")
+    lines.append(f"  folder     {plan.run_folder}")
+    return lines
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
+    """Columns aligned with two spaces between them."""
+    everything = [list(head), *[list(row) for row in rows]]
+    widths = [max(len(row[i]) for row in everything) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in everything
+    )
+
+
+def emit(text: str, stream: TextIO | None = None) -> None:
+    """Write a block with a final newline; a closed pipe ends quietly."""
+    target = stream or sys.stdout
+    try:
+        target.write(text + "\n")
+        target.flush()
+    except BrokenPipeError:
+        # the reader (`head`) has seen enough; keep the interpreter from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())

@@ -1,0 +1,191 @@
+"""The surroundings of a run: what a worker's environment is set to, and what it found.
+
+In: a plan and this process's environment. Out: environment variables for worker processes, and
+the content of `environment.json`. Values of variables are recorded from a short list of harmless
+ones only; everything else, secrets first of all, never leaves the process.
+
+Imports no library whose version it reports.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import llmforge
+from llmforge.origins import leaves
+from llmforge.plan import Plan
+
+DRIVER_PID = "LLMFORGE_DRIVER_PID"
+ATTEMPT = "LLMFORGE_ATTEMPT"
+QUIET = "LLMFORGE_QUIET"
+
+_ALWAYS = {
+    "PYTHONHASHSEED": "0",  # the order of sets must not differ between attempts
+    "PYTHONUNBUFFERED": "1",  # a killed process loses none of its output
+    "PYTHONSAFEPATH": "1",  # a `random.py` in the user's folder is not Python's
+    "TOKENIZERS_PARALLELISM": "false",  # warns, and deadlocks after a fork, otherwise
+    # bars of libraries would fill the log with carriage returns; ours is drawn elsewhere
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MPLBACKEND": "Agg",
+    # nothing phones home, and nothing records by itself
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+_UNLESS_SET = {
+    # a tracking server that is down must be noticed soon: our own thread tries again, for ever
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+_PACKAGES = (
+    *("llmforge", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers"),
+    *("safetensors", "huggingface-hub", "numpy", "mlflow", "bitsandbytes", "deepspeed", "ray"),
+)
+_HARMLESS = (
+    *("CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "OMP_NUM_THREADS", "PYTHONHASHSEED"),
+    *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "NCCL_DEBUG", "NCCL_P2P_DISABLE"),
+    *("HF_HOME", "HF_HUB_OFFLINE", "RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_JOB_ID"),
+    *("TOKENIZERS_PARALLELISM", "TORCHELASTIC_RESTART_COUNT"),
+)
+_SECRET = re.compile(r"^env:([A-Za-z_][A-Za-z0-9_]*)$")
+
+
+def worker_environment(plan: Plan, attempt: int, quiet: bool = False) -> dict[str, str]:
+    """Environment variables of the worker processes."""
+    found = {key: value for key, value in os.environ.items() if not key.startswith("HYDRA_")}
+    found |= _ALWAYS
+    found |= {key: value for key, value in _UNLESS_SET.items() if key not in found}
+    found |= {DRIVER_PID: str(os.getpid()), ATTEMPT: str(attempt), QUIET: "1" if quiet else ""}
+    found |= _threads(plan)
+    if plan.settings["deterministic"]:
+        found.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if plan.settings["launch"]["kind"] == "local":
+        # one process on one device: seeing several, the Trainer would spread over them by threads
+        found["CUDA_VISIBLE_DEVICES"] = found.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    root = Path(llmforge.__file__).resolve().parent.parent
+    if root.name not in ("site-packages", "dist-packages"):
+        # a plain checkout: the worker finds the package where the driver did
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), found.get("PYTHONPATH")]))
+    return found
+
+
+def _threads(plan: Plan) -> dict[str, str]:
+    """Threads per process: as the plan says; else what the user's environment says; else even."""
+    launch = plan.settings["launch"]
+    wanted = int(launch["threads"])
+    if not wanted and os.environ.get("OMP_NUM_THREADS"):
+        return {}
+    each = wanted or max(1, cores() // int(launch["processes"]))
+    return {"OMP_NUM_THREADS": str(each), "MKL_NUM_THREADS": str(each)}
+
+
+def cores() -> int:
+    """CPU cores this process may use: affinity, and the control group's quota when there is one."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return found or 1
+    limit = found if quota == "max" else int(quota) // int(period)
+    return max(1, min(found or 1, limit or 1))
+
+
+def secret_names(plan: Plan) -> list[str]:
+    """Environment variables that the plan names as holders of secrets."""
+    texts = [value for _, value in leaves(plan.settings) if isinstance(value, str)]
+    return sorted({match[1] for text in texts if (match := _SECRET.match(text))})
+
+
+def secret(reference: str | None) -> str | None:
+    """The value behind `env:NAME`; None when the reference or the variable is missing."""
+    match = _SECRET.match(reference or "")
+    return os.environ.get(match[1]) if match else None
+
+
+def scrub(text: str, plan: Plan) -> str:
+    """The text with the values of the plan's secrets blotted out."""
+    for name in secret_names(plan):
+        value = os.environ.get(name)
+        if value and len(value) >= 4:
+            text = text.replace(value, f"<{name}>")
+    return text
+
+
+def describe(plan: Plan, hardware: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Content of `environment.json`.
+
+    Args:
+        plan: what runs.
+        hardware: what the worker found on the machine (device names, memory).
+    """
+    return {
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "packages": versions(),
+        "git": git(Path.cwd()),
+        "hardware": {
+            "plan": plan.facts.get("hardware"),
+            "found": {"cores": cores()} | dict(hardware or {}),
+        },
+        "working_folder": str(Path.cwd()),
+        "argv": sys.argv,
+        "overrides": plan.overrides,
+        "environment": {key: os.environ[key] for key in _HARMLESS if key in os.environ},
+        "secrets": {name: name in os.environ for name in secret_names(plan)},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that decide what a run does."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"llmforge": llmforge_version(), **found}
+
+
+def llmforge_version() -> str:
+    """This package's version, also in a checkout that was never installed."""
+    from llmforge.version import __version__
+
+    return __version__
+
+
+def git(folder: Path) -> dict[str, Any] | None:
+    """Commit of a working copy and whether it holds changes; None outside one."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments],  # noqa: S607 - the user's own git
+            capture_output=True,
+            text=True,
+            timeout=5,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

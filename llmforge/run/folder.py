@@ -1,0 +1,297 @@
+"""The run folder: everything a run leaves behind, and who may write there.
+
+In: a plan, or the path of a folder made from one. Out: `RunFolder`, the one place that knows the
+names of the files in it:
+
+    plan.json origins.json      what was to happen, and who set each value
+    status.json                 what is happening; rewritten whole, never half
+    log.txt log-rank1.txt ...   output of each process, attempt after attempt
+    environment.json            machine, versions, commit
+    metrics.jsonl               journal of every number
+    prepare.json samples.json   what became of the rows; answers of the final model
+    checkpoints/checkpoint-N    resumable states
+    model/ manifest.json        final model with its tokenizer; sizes and digests, written last
+    result.json curve.png       outcome
+    mlflow.json                 the run in MLflow, and how much of the journal is there
+
+Finding run folders by name is in `ledger.py`. No torch, no Hydra.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from llmforge.plan import Plan
+from llmforge.run import checkpoints, processes
+from llmforge.run.checkpoints import Checkpoint
+
+_status_lock = threading.RLock()
+"""The tracker's thread and the training loop of one process both write statuses."""
+
+
+class Status(StrEnum):
+    """Where a run stands."""
+
+    CREATED = "CREATED"
+    """The folder is there, nothing has run."""
+    RUNNING = "RUNNING"
+    INTERRUPTED = "INTERRUPTED"
+    """Stopped on request, its state saved; the same command continues."""
+    FAILED = "FAILED"
+    FINISHED = "FINISHED"
+
+
+class RunBusy(RuntimeError):  # noqa: N818 - a state of the folder, and part of the API
+    """Another process works in the folder."""
+
+
+@dataclass(frozen=True)
+class StatusRecord:
+    """What `status.json` holds."""
+
+    status: Status
+    updated: str = ""
+    """ISO 8601, UTC."""
+    pid: int | None = None
+    """Process of rank 0 while RUNNING."""
+    born: int | None = None
+    """Its start time in kernel ticks: tells it from a later process of the same number."""
+    host: str | None = None
+    stage: str | None = None
+    attempts: int = 0
+    """How many times a worker was started."""
+    reason: str | None = None
+    """One line: why it failed or stopped."""
+    code: str | None = None
+    """`LF8xx` of a failure."""
+    diagnostic: Mapping[str, Any] | None = None
+    """The failure in full: message, key, origins, notes, hint."""
+    warnings: tuple[Mapping[str, Any], ...] = field(default=())
+    """Diagnostics that did not stop the run."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, as it stands in the file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> StatusRecord:
+        """Fields a later version added are passed over."""
+        known = {key: data[key] for key in cls.__dataclass_fields__ if key in data}
+        known |= {"status": Status(data["status"]), "warnings": tuple(data.get("warnings", ()))}
+        return cls(**known)
+
+
+class RunFolder:
+    """`<paths.runs>/<run id>/`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+
+    # -- names ---------------------------------------------------------------------------------
+
+    @property
+    def run_id(self) -> str:
+        """Name of the folder."""
+        return self.path.name
+
+    @property
+    def plan_file(self) -> Path:
+        """The plan the newest attempt runs."""
+        return self.path / "plan.json"
+
+    @property
+    def journal(self) -> Path:
+        """Every number, in the order it was measured."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """The final model; only a folder with a manifest beside it is whole."""
+        return self.path / "model"
+
+    @property
+    def manifest(self) -> Path:
+        """Size and SHA-256 of every file of `model/`; written last."""
+        return self.path / "manifest.json"
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Parent of the `checkpoint-N` folders."""
+        return self.path / "checkpoints"
+
+    def log(self, rank: int = 0) -> Path:
+        """Where the output of a process goes."""
+        return self.path / ("log.txt" if rank == 0 else f"log-rank{rank}.txt")
+
+    def failure(self, rank: int) -> Path:
+        """Where a rank other than 0 says why it died."""
+        return self.path / f"failure-rank{rank}.json"
+
+    # -- making and opening --------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, plan: Plan) -> RunFolder:
+        """The plan's folder, made when missing; its `plan.json` is the plan given now.
+
+        A folder of the same fingerprint may have been made by a plan with other bookkeeping
+        (paths, intervals, tracking); that one is kept as `plan.<attempt>.json`.
+        """
+        run = cls(plan.run_folder)
+        run.path.mkdir(parents=True, exist_ok=True)
+        text = plan.to_json()
+        if run.plan_file.is_file() and run.plan_file.read_text(encoding="utf-8") != text:
+            run.plan_file.replace(run.path / f"plan.{run.record().attempts}.json")
+        plan.save(run.plan_file)
+        run.write_json("origins.json", plan.origins.to_dict())
+        if not (run.path / "status.json").is_file():
+            run.set_status(Status.CREATED)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing run folder.
+
+        Raises:
+            FileNotFoundError: there is no `plan.json` in it.
+        """
+        run = cls(path)
+        if not run.plan_file.is_file():
+            raise FileNotFoundError(f"{run.path} is no run folder: it has no plan.json")
+        return run
+
+    def plan(self) -> Plan:
+        """Raises `PlanUnreadable` for a plan of another version."""
+        return Plan.load(self.plan_file)
+
+    # -- status --------------------------------------------------------------------------------
+
+    def record(self) -> StatusRecord:
+        """`status.json` as it stands."""
+        data = self.read_json("status.json")
+        return StatusRecord.from_dict(data) if data else StatusRecord(Status.CREATED)
+
+    def status(self) -> StatusRecord:
+        """As `record`, but a RUNNING whose process is gone is told as FAILED (LF804)."""
+        found = self.record()
+        if found.status is Status.RUNNING and not _alive(found):
+            return replace(
+                found,
+                status=Status.FAILED,
+                code="LF804",
+                reason="its process is gone without a word: killed, or the machine went down",
+            )
+        return found
+
+    def set_status(self, status: Status, **changes: Any) -> StatusRecord:
+        """Rewrite `status.json`; fields that are not named keep their value."""
+        with _status_lock:
+            found = replace(self.record(), status=status, updated=_timestamp(), **changes)
+            self.write_json("status.json", found.to_dict())
+        return found
+
+    def set_running(self, stage: str) -> StatusRecord:
+        """This process takes the run over."""
+        return self.set_status(
+            Status.RUNNING,
+            stage=stage,
+            pid=os.getpid(),
+            born=processes.born(os.getpid()),
+            host=platform.node(),
+            reason=None,
+            code=None,
+            diagnostic=None,
+        )
+
+    def warn(self, diagnostic: Mapping[str, Any]) -> None:
+        """Keep a warning in the status, once."""
+        with _status_lock:
+            found = self.record()
+            if diagnostic not in found.warnings:
+                self.set_status(found.status, warnings=(*found.warnings, dict(diagnostic)))
+
+    def result(self) -> dict[str, Any] | None:
+        """`result.json`, or None while there is none."""
+        return self.read_json("result.json")
+
+    # -- checkpoints ---------------------------------------------------------------------------
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Whole checkpoints, newest first."""
+        return [found for found in checkpoints.scan(self.checkpoint_folder) if not found.fault]
+
+    def broken_checkpoints(self) -> list[Checkpoint]:
+        """Checkpoints that cannot be resumed from; each says why."""
+        return [found for found in checkpoints.scan(self.checkpoint_folder) if found.fault]
+
+    # -- files ---------------------------------------------------------------------------------
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the folder; None when it is missing."""
+        try:
+            text = (self.path / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a JSON file of the folder; it appears whole or not at all."""
+        target = self.path / name
+        # two threads of one process may write at once: the tracker warns while training goes on
+        staged = target.with_name(f".{name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+        staged.write_text(text + "\n", encoding="utf-8")
+        staged.replace(target)
+        return target
+
+    @contextmanager
+    def lock(self, patience: float = 1.0) -> Iterator[int]:
+        """Hold the folder; yields a file descriptor that a worker may inherit.
+
+        The lock belongs to the open file, so a worker that inherits the descriptor keeps the
+        folder held even when its driver is killed.
+
+        Raises:
+            RunBusy: somebody else holds it for longer than `patience` seconds.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            deadline = time.monotonic() + patience
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() >= deadline:
+                        raise RunBusy(f"{self.path} is held by another process") from error
+                    time.sleep(0.05)
+            yield handle
+        finally:
+            os.close(handle)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+
+def _timestamp() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _alive(record: StatusRecord) -> bool:
+    """Is the process that wrote RUNNING still there? On another host: assumed so."""
+    if record.pid is None or (record.host and record.host != platform.node()):
+        return True
+    return processes.exists(record.pid) and record.born == processes.born(record.pid)
