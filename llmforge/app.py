@@ -19,7 +19,7 @@ def hydra_train(args: Sequence[str]) -> int:
     import hydra
     from omegaconf import DictConfig
 
-    from llmforge.compose.loader import config_root
+    from llmforge.compose import config_root
 
     dirs, rest = _config_dirs(args)
     _EXIT["worst"] = 0

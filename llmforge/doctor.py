@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llmforge.compiler.facts.hardware import probe_hardware
 from llmforge.compiler.facts.versions import PACKAGES, installed_versions
-from llmforge.compose.loader import config_root
+from llmforge.compose import config_root
 from llmforge.render import table
 from llmforge.version import __version__
 

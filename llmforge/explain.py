@@ -18,7 +18,7 @@ from llmforge.compiler.parse import section_spec
 from llmforge.compiler.passes import PASSES, Checked, check, freeze
 from llmforge.compiler.rules import RULES
 from llmforge.compiler.trace import traced
-from llmforge.compose.loader import groups, options
+from llmforge.compose import groups, options
 from llmforge.diagnostics import ConfigRefused, Diagnostic, did_you_mean, near
 from llmforge.diff import effect_of
 from llmforge.origins import Origins

@@ -32,7 +32,8 @@ Lowered = dict[str, tuple[Any, str]]
 
 def _under(part: str, lowered: Lowered | None) -> list[Derived]:
     if lowered is None:
-        return [Derived(part, None, "not used", (part.partition("_")[0],))]
+        section = part.removesuffix("_config")
+        return [Derived(part, None, f"`{section}` needs none", (f"{section}.kind",))]
     return [
         Derived(f"{part}.{name}", value, f"keyword `{name}`", (source,))
         for name, (value, source) in lowered.items()

@@ -39,7 +39,7 @@ from llmforge.compiler.estimate import foretell
 from llmforge.compiler.lower import lower
 from llmforge.compiler.parse import parse
 from llmforge.compiler.rules import RULES
-from llmforge.compose.loader import Draft, compose
+from llmforge.compose import Draft, compose
 from llmforge.diagnostics import ConfigRefused, Diagnostic, Severity, refuse_on_error
 from llmforge.origins import Origin, Origins, leaves
 from llmforge.plan import Plan, stage_fingerprints

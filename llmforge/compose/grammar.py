@@ -17,6 +17,7 @@ from llmforge.origins import Origin
 
 
 def sweep(text: str, raw: HydraOverride) -> Diagnostic:
+    """An override with several values, where one run was asked for."""
     value = text.partition("=")[2]
     notes = ["a single run takes one value per key; `-m` sweeps over all of them"]
     if "(" not in value:
@@ -53,8 +54,12 @@ def unreadable(text: str, error: Exception, parser: OverridesParser) -> Diagnost
         key=key if re.fullmatch(r"\w+(\.\w+)*", key) else None,
         origins=(Origin("override", text),),
         notes=tuple(notes),
-        hint=shlex.quote(fixed) if fixed is not None else None,
+        hint=shlex.quote(fixed) if fixed is not None else _with_value(text),
     )
+
+
+def _with_value(text: str) -> str | None:
+    return f"{text}=<value>" if re.fullmatch(r"\w+([./]\w+)*", text) else None
 
 
 def _position(text: str, error: Exception, said: str) -> int | None:

@@ -7,7 +7,7 @@ cheap. It does not look at keys or values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -49,47 +49,58 @@ class _Open:
     height: int = 0
 
 
+@dataclass
+class _Meter:
+    """Counts as the events go by."""
+
+    opened: list[_Open] = field(default_factory=list)
+    done: dict[str | None, tuple[int, int]] = field(default_factory=dict)
+    """Anchor -> expanded weight and height of the finished node."""
+    aliases: int = 0
+    weight: int = 0
+
+    def see(self, event: yaml.Event) -> str | None:
+        """What this event makes wrong, if anything."""
+        height = 0
+        if isinstance(event, yaml.CollectionStartEvent):
+            self.opened.append(_Open(event.anchor, self.weight))
+            self.weight += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            node = self.opened.pop()
+            height = node.height + 1
+            self.done[node.anchor] = (self.weight - node.before, height)
+        elif isinstance(event, yaml.ScalarEvent):
+            cost = 1 + len(event.value) // 64
+            self.weight += cost
+            self.done[event.anchor] = (cost, 0)
+        elif isinstance(event, yaml.AliasEvent):
+            if any(node.anchor == event.anchor for node in self.opened):
+                return f"alias `*{event.anchor}` contains itself"
+            self.aliases += 1
+            cost, height = self.done.get(event.anchor, (1, 0))
+            self.weight += cost
+        if self.opened:
+            self.opened[-1].height = max(self.opened[-1].height, height)
+        return self._verdict(len(self.opened) + height)
+
+    def _verdict(self, depth: int) -> str | None:
+        if depth > MAX_DEPTH:
+            return f"nesting deeper than {MAX_DEPTH} levels"
+        if self.aliases > MAX_ALIASES:
+            return f"more than {MAX_ALIASES} aliases"
+        if self.aliases and self.weight > MAX_WEIGHT:
+            return f"aliases expand to more than {MAX_WEIGHT} nodes"
+        return None
+
+
 def measure(text: str) -> Fault | None:
     """Refuse text that is too deep or expands too far. Raises `yaml.YAMLError` as the parser does.
 
-    The text's size in bytes is the reader's business: it need not be read to be refused.
+    The size of the text is the reader's business: it need not be read to be refused.
     """
-    done: dict[str, tuple[int, int]] = {}
-    """Anchor -> expanded weight and height of the finished node."""
-    opened: list[_Open] = []
-    aliases = weight = 0
+    meter = _Meter()
     for event in yaml.parse(text, Loader=PARSER):
-        height = 0
-        if isinstance(event, yaml.CollectionStartEvent):
-            opened.append(_Open(event.anchor, weight))
-            weight += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            node = opened.pop()
-            height = node.height + 1
-            if node.anchor:
-                done[node.anchor] = (weight - node.before, height)
-        elif isinstance(event, yaml.ScalarEvent):
-            cost = 1 + len(event.value) // 64
-            weight += cost
-            if event.anchor:
-                done[event.anchor] = (cost, 0)
-        elif isinstance(event, yaml.AliasEvent):
-            aliases += 1
-            if any(node.anchor == event.anchor for node in opened):
-                return _fault(event, f"alias `*{event.anchor}` contains itself")
-            cost, height = done.get(event.anchor, (1, 0))
-            weight += cost
-        if opened:
-            opened[-1].height = max(opened[-1].height, height)
-        if len(opened) + height > MAX_DEPTH:
-            return _fault(event, f"nesting deeper than {MAX_DEPTH} levels")
-        if aliases > MAX_ALIASES:
-            return _fault(event, f"more than {MAX_ALIASES} aliases")
-        if aliases and weight > MAX_WEIGHT:
-            return _fault(event, f"aliases expand to more than {MAX_WEIGHT} nodes")
+        if wrong := meter.see(event):
+            mark: Any = event.start_mark
+            return Fault("LF109", wrong, line=mark.line + 1, column=mark.column + 1)
     return None
-
-
-def _fault(event: yaml.Event, message: str) -> Fault:
-    mark = event.start_mark
-    return Fault("LF109", message, line=mark.line + 1, column=mark.column + 1)

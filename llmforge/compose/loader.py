@@ -153,12 +153,12 @@ def _choices(composition: Composition) -> dict[str, str | None]:
 def _tidy(found: Iterable[Diagnostic], clouded: Iterable[str]) -> tuple[Diagnostic, ...]:
     """Without repetitions, and without what cannot be judged while a section is not readable."""
     sections = [section for section in clouded if section]
-    out: dict[Diagnostic, None] = {}
+    out: list[Diagnostic] = []
     for one in found:
         key = one.key or ""
         follows = one.code in _FOLLOW_UPS and any(
             key == section or key.startswith(f"{section}.") for section in sections
         )
-        if not follows:
-            out.setdefault(one)
+        if not follows and one not in out:
+            out.append(one)
     return tuple(out)

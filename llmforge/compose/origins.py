@@ -91,8 +91,7 @@ class Replay:
             _leaf(node.below, parts[-1], override.value, Writer(origin))
 
     def _merge(self, node: Node, tree: Tree, writer: Any) -> None:
-        below = node.below
-        assert below is not None
+        below = node.below = {} if node.below is None else node.below
         for key, entry in tree.items():
             old = below.get(key)
             if not entry.is_mapping:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import Container, DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from llmforge.compose.hydra_link import Composition, HydraLink
 from llmforge.compose.overrides import Override, unknown_option
@@ -40,19 +40,11 @@ class Repaired:
 def repair(link: HydraLink, overrides: Sequence[Override]) -> Repaired:
     """Compose as much as composes and say what does not. Raises nothing for a user's fault."""
     out = Repaired(None, [])
-    base = _compose(link, out, ())
-    if isinstance(base, Exception):
-        out.diagnostics.append(_refused(base, None))
+    base = _choices(link, out, [o for o in overrides if o.is_group])
+    if base is None:
         return out
-    for override in (o for o in overrides if o.is_group):
-        tried = _compose(link, out, (*out.overrides, override))
-        if isinstance(tried, Exception):
-            out.diagnostics.append(_refused_choice(override, tried))
-        else:
-            out.overrides.append(override)
-            base = tried
     out.composition = base
-    good = _values(link, out, [o for o in overrides if not o.is_group])
+    good = _values(link, out, base, [o for o in overrides if not o.is_group])
     final = _compose(link, out, good)
     if isinstance(final, Exception):
         good = _one_by_one(link, out, good)
@@ -60,6 +52,28 @@ def repair(link: HydraLink, overrides: Sequence[Override]) -> Repaired:
     if isinstance(final, Composition):
         out.composition, out.overrides = final, good
     return out
+
+
+def _choices(
+    link: HydraLink, out: Repaired, choices: Sequence[Override]
+) -> Composition | None:
+    """The composition of all choices that Hydra takes; None if not even the defaults compose."""
+    base = _compose(link, out, choices)
+    if isinstance(base, Composition):
+        out.overrides = list(choices)
+        return base
+    base = _compose(link, out, ())
+    if isinstance(base, Exception):
+        out.diagnostics.append(_refused(base, None))
+        return None
+    for choice in choices:
+        tried = _compose(link, out, (*out.overrides, choice))
+        if isinstance(tried, Exception):
+            out.diagnostics.append(_refused_choice(choice, tried))
+        else:
+            out.overrides.append(choice)
+            base = tried
+    return base
 
 
 def _compose(
@@ -150,11 +164,12 @@ def _said(error: Exception) -> str:
     return words if known or not lines else f"{type(error).__name__}: {words}"
 
 
-def _values(link: HydraLink, out: Repaired, values: Sequence[Override]) -> list[Override]:
+def _values(
+    link: HydraLink, out: Repaired, base: Composition, values: Sequence[Override]
+) -> list[Override]:
     """The overrides whose keys can be set, tried in order on the composed choices."""
-    assert out.composition is not None
-    config = out.composition.config
-    unknowns = Unknowns(link.session.library, config, out.composition.choices)
+    config = base.config
+    unknowns = Unknowns(link.session.library, config, base.choices)
     good = list(out.overrides)
     for override in values:
         found = unknowns.find(override)
@@ -163,9 +178,7 @@ def _values(link: HydraLink, out: Repaired, values: Sequence[Override]) -> list[
             continue
         try:
             _apply(config, override)
-        except (ConfigAttributeError, ConfigKeyError, IndexError, ValueError, TypeError) as error:
-            out.diagnostics.append(_refused(error, override))
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, LookupError, TypeError, ValueError) as error:
             out.diagnostics.append(_refused(error, override))
         else:
             good.append(override)
@@ -177,13 +190,8 @@ def _apply(config: DictConfig, override: Override) -> None:
     if override.kind == "delete":
         parent, _, last = override.key.rpartition(".")
         node = OmegaConf.select(config, parent) if parent else config
-        assert isinstance(node, Container)
-        struct = OmegaConf.is_struct(config)
-        OmegaConf.set_struct(config, False)
-        try:
+        with open_dict(config):
             del node[last]
-        finally:
-            OmegaConf.set_struct(config, struct)
         return
     force = override.kind in ("add", "force")
     OmegaConf.update(config, override.key, override.value, merge=True, force_add=force)

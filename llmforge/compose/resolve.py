@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,8 +96,9 @@ def _walk(parent: Any, key: Any, name: str, out: Resolved) -> Any:
         return _LEFT_OUT if _has_missing(value) else value
     value = parent[key]
     if isinstance(value, DictConfig):
-        below = {k: _walk(value, k, f"{name}.{k}", out) for k in value}
-        return {k: v for k, v in below.items() if v is not _LEFT_OUT}
+        below = {k: _walk(value, k, f"{name}.{k!s}", out) for k in value}
+        kept = {k: v for k, v in below.items() if v is not _LEFT_OUT}
+        return _LEFT_OUT if below and not kept else kept
     if isinstance(value, ListConfig):
         items = [_walk(value, index, f"{name}.{index}", out) for index in range(len(value))]
         return _LEFT_OUT if _LEFT_OUT in items else items
@@ -106,8 +107,7 @@ def _walk(parent: Any, key: Any, name: str, out: Resolved) -> Any:
 
 def _text(parent: Any, key: Any) -> str:
     raw: Any = OmegaConf.to_container(parent, resolve=False)
-    text: str = raw[key]
-    return text
+    return f"{raw[key]}"
 
 
 def _causes(out: Resolved) -> list[Broken]:
@@ -176,15 +176,15 @@ def _absolute(reference: str, holder: str) -> str:
 
 
 def without(values: Mapping[Any, Any], keys: set[str], prefix: str = "") -> dict[Any, Any]:
-    """The values without these keys and what is below them."""
+    """The values without these keys, what is below them, and sections they leave empty."""
     out = {}
     for key, value in values.items():
         name = f"{prefix}.{key}" if prefix else str(key)
-        if name not in keys:
-            out[key] = without(value, keys, name) if isinstance(value, Mapping) else value
+        if name in keys:
+            continue
+        if isinstance(value, Mapping) and value:
+            if below := without(value, keys, name):
+                out[key] = below
+        else:
+            out[key] = value
     return out
-
-
-def resolved_leaves(resolved: Resolved) -> Iterator[str]:
-    """Keys of every value that is there."""
-    return (key for key, _ in leaves(resolved.values)) if resolved.values else iter(())

@@ -53,7 +53,7 @@ class Status(StrEnum):
     FINISHED = "FINISHED"
 
 
-class RunBusy(RuntimeError):  # noqa: N818 - a state of the folder, and part of the API
+class RunBusy(RuntimeError):
     """Another process works in the folder."""
 
 
@@ -178,13 +178,8 @@ class RunFolder:
     # -- status --------------------------------------------------------------------------------
 
     def record(self) -> StatusRecord:
-        """`status.json` as it stands."""
-        data = self.read_json("status.json")
-        return StatusRecord.from_dict(data) if data else StatusRecord(Status.CREATED)
-
-    def status(self) -> StatusRecord:
-        """As `record`, but a RUNNING whose process is gone is told as FAILED (LF804)."""
-        found = self.record()
+        """`status.json`; a RUNNING whose process is gone is told as FAILED (LF804)."""
+        found = self._written()
         if found.status is Status.RUNNING and not _alive(found):
             return replace(
                 found,
@@ -194,10 +189,18 @@ class RunFolder:
             )
         return found
 
+    def status(self) -> Status:
+        """Where the run stands; see `record`."""
+        return self.record().status
+
+    def _written(self) -> StatusRecord:
+        data = self.read_json("status.json")
+        return StatusRecord.from_dict(data) if data else StatusRecord(Status.CREATED)
+
     def set_status(self, status: Status, **changes: Any) -> StatusRecord:
         """Rewrite `status.json`; fields that are not named keep their value."""
         with _status_lock:
-            found = replace(self.record(), status=status, updated=_timestamp(), **changes)
+            found = replace(self._written(), status=status, updated=_timestamp(), **changes)
             self.write_json("status.json", found.to_dict())
         return found
 
@@ -217,7 +220,7 @@ class RunFolder:
     def warn(self, diagnostic: Mapping[str, Any]) -> None:
         """Keep a warning in the status, once."""
         with _status_lock:
-            found = self.record()
+            found = self._written()
             if diagnostic not in found.warnings:
                 self.set_status(found.status, warnings=(*found.warnings, dict(diagnostic)))
 

@@ -20,7 +20,7 @@ PATIENCE = 20.0
 
 def is_complete(run: RunFolder) -> bool:
     """Does the record tell the run's end, as far as the folder knows?"""
-    status = run.status().status
+    status = run.status()
     if run.plan().settings["tracking"]["kind"] == "none" or status is Status.CREATED:
         return True
     return bool((run.read_json("mlflow.json") or {}).get("closed") == status.value)
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     run = RunFolder.open(argv[0])
     tracker = tracker_of(run)
     tracker.start(run.plan(), run)
-    tracker.finish(run.status().status, run.result())
+    tracker.finish(run.status(), run.result())
     return 0 if is_complete(run) else 1
 
 

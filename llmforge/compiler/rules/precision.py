@@ -99,6 +99,7 @@ def float16_on_cpu(context: Context) -> Iterator[Diagnostic]:
                 key=f"precision.{name}",
                 hint="precision=float32",
             )
+            return  # weights follow the compute format; one finding says it
 
 
 @rule("LF305", "bfloat16 on hardware without it")
@@ -120,6 +121,7 @@ def bfloat16_missing(context: Context) -> Iterator[Diagnostic]:
                 notes=(f"compute capability {machine.compute_capability}",),
                 hint="precision=float16",
             )
+            return  # weights follow the compute format; one finding says it
 
 
 @rule("LF306", "flash attention that cannot run")
@@ -173,7 +175,8 @@ def float16_masters(context: Context) -> Iterator[Diagnostic]:
     an adapter.
     """
     spec = context.spec
-    if spec.precision.weights == "float16" and isinstance(spec.lora, NoAdapter):
+    frozen = not isinstance(spec.lora, NoAdapter) or isinstance(spec.quantization, BitsAndBytes)
+    if spec.precision.weights == "float16" and not frozen:
         yield Diagnostic(
             "LF308",
             "all weights are trained, but held in float16",

@@ -1,0 +1,43 @@
+# Two commands do everything on a fresh machine with Python 3.11 or 3.12, make and git:
+#   make demo   set up, then train the built-in example
+#   make test   set up, then lint, type-check and test
+PYTHON ?= python3
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
+STAMP = $(VENV)/.installed
+TORCH = $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
+
+.PHONY: demo test setup lint unit slow gallery generate clean
+
+demo: setup
+	$(VENV)/bin/llmforge train
+
+test: setup lint unit
+
+setup: $(STAMP)
+
+# torch first and alone: asked for by an exact version it is the build this machine can have
+$(STAMP): constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] < (3, 13) else f"llmforge needs Python 3.11 or 3.12, this is {v[0]}.{v[1]}; try make PYTHON=python3.11")'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt "$(TORCH)"
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,quantize]'
+	touch $@
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+unit: setup
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -q
+
+slow: setup
+	$(VENV)/bin/python -m pytest -m slow -q
+
+# checked-in files that are made from the code; a test fails when they are stale
+generate: setup
+	$(VENV)/bin/python -m llmforge.schema.export
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,78 @@
+"""Held-out loss, exact: summed over tokens, never averaged over batches.
+
+In: logits and labels, or a model and a data set. Out: negative log likelihoods per sample, and the
+three figures every evaluation reports.
+
+A mean of per-batch means depends on which samples share a batch. Sums of token losses do not:
+
+    eval_loss = sum of nll / tokens        eval_perplexity = exp(eval_loss)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from llmforge.build.tokenize import IGNORED
+
+
+def token_nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Summed negative log likelihood and number of predicted tokens of each sample.
+
+    Args:
+        logits: [batch, time, vocabulary], any float format.
+        labels: [batch, time], not shifted; -100 carries no loss.
+
+    Returns:
+        [batch, 2], float64: nll in nats, tokens.
+    """
+    targets = labels[:, 1:].to(logits.device)
+    sums = [
+        # one sample at a time: the float32 copy of a whole batch's logits is what runs out of memory
+        functional.cross_entropy(row[:-1].float(), target, ignore_index=IGNORED, reduction="none")
+        .double()
+        .sum()
+        for row, target in zip(logits, targets, strict=True)
+    ]
+    return torch.stack([torch.stack(sums), (targets != IGNORED).sum(dim=1).double()], dim=1)
+
+
+def loss_metrics(nll: float, tokens: float, prefix: str = "eval") -> dict[str, float]:
+    """`eval_loss` (nats per token), `eval_perplexity`, `eval_tokens`."""
+    loss = nll / tokens if tokens else math.nan
+    # beyond 700 nats exp() overflows; the model is broken either way
+    perplexity = math.exp(loss) if loss < 700 else math.inf if loss == loss else math.nan
+    return {f"{prefix}_loss": loss, f"{prefix}_perplexity": perplexity, f"{prefix}_tokens": int(tokens)}
+
+
+def held_out_loss(
+    model: Any, dataset: Any, collator: Any, batch: int, compute: str = "float32"
+) -> dict[str, float]:
+    """Loss of a model on a prepared data set, without a Trainer.
+
+    Args:
+        batch: samples per forward pass; changes the speed, not the figures.
+        compute: format of the arithmetic; other than float32 runs under autocast, as training does.
+    """
+    device = next(model.parameters()).device
+    order = sorted(range(len(dataset)), key=dataset["length"][:].__getitem__, reverse=True)
+    autocast: Any = contextlib.nullcontext()
+    if compute != "float32":
+        autocast = torch.autocast(device.type, dtype=getattr(torch, compute))
+    was_training = model.training
+    model.eval()
+    total = torch.zeros(2, dtype=torch.float64)
+    try:
+        with torch.no_grad(), autocast:
+            for start in range(0, len(order), batch):
+                inputs = collator([dataset[i] for i in order[start : start + batch]])
+                inputs = {name: values.to(device) for name, values in inputs.items()}
+                labels = inputs.pop("labels")
+                total += token_nll(model(**inputs).logits, labels).sum(dim=0).cpu()
+    finally:
+        model.train(was_training)
+    return loss_metrics(*total.tolist())

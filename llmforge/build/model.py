@@ -1,0 +1,123 @@
+"""The model: random weights of a given shape, or a checkpoint.
+
+In: a plan and the tokenizer. Out: a causal language model on the CPU (or, quantized, on its
+device), its special token ids those of the tokenizer. Weights come from safetensors only.
+
+This module does not wrap adapters (`adapter.py`) and does not move models to devices: the Trainer
+does.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, set_seed
+
+from llmforge.build.templates import stop_ids
+from llmforge.plan import Plan
+
+SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def from_scratch(plan: Plan, tokenizer: Any) -> Any:
+    """Builder of `model.kind=scratch`: weights drawn with the run's seed, in `precision.weights`.
+
+    Raises:
+        ValueError: fewer embedding rows than tokens.
+    """
+    lowered = plan.lowered["model"]
+    config = AutoConfig.for_model(**lowered["config"])
+    config.bos_token_id = tokenizer.bos_token_id
+    config.eos_token_id = tokenizer.eos_token_id
+    config.pad_token_id = tokenizer.pad_token_id
+    check_vocabulary(int(config.vocab_size), tokenizer)
+    set_seed(plan.spec.seed)
+    # drawn in float32 whatever the final format, so that formats differ by rounding only
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=lowered["attn_implementation"]
+    )
+    model.to(dtype_of(lowered["dtype"]))
+    set_stops(model, tokenizer)
+    return model
+
+
+def from_checkpoint(plan: Plan, tokenizer: Any) -> Any:
+    """Builder of `model.kind=folder` and `hub`: config.json and safetensors.
+
+    Raises:
+        FileNotFoundError: the folder has no safetensors; says how to convert what is there.
+        ValueError: fewer embedding rows than tokens.
+    """
+    lowered = {key: value for key, value in plan.lowered["model"].items() if value is not None}
+    source = lowered.pop("pretrained_model_name_or_path")
+    if Path(source).is_dir():
+        check_safe_weights(Path(source))
+        lowered["local_files_only"] = True
+    quantization = plan.lowered.get("quantization_config")
+    if quantization is not None:
+        lowered["quantization_config"] = BitsAndBytesConfig(**quantization)
+        lowered["device_map"] = {"": _own_device()}
+    lowered["dtype"] = dtype_of(lowered["dtype"])
+    # new weights (a head that the checkpoint lacks) are drawn with the run's seed as well
+    set_seed(plan.spec.seed)
+    model = AutoModelForCausalLM.from_pretrained(source, **lowered)
+    check_vocabulary(model.get_input_embeddings().num_embeddings, tokenizer)
+    set_stops(model, tokenizer)
+    return model
+
+
+def check_safe_weights(folder: Path) -> None:
+    """Raises `FileNotFoundError` when a model folder holds no safetensors."""
+    if any((folder / name).is_file() for name in SAFE_WEIGHTS):
+        return
+    pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(
+        p.name for p in folder.glob("*.pt*")
+    )
+    if not pickled:
+        raise FileNotFoundError(f"{folder} holds no model.safetensors")
+    raise FileNotFoundError(
+        f"{folder} holds its weights as {pickled[0]}, a pickle, which may run code when it is read; "
+        "llmforge reads safetensors only. If you trust the file, convert it once: "
+        'python -c "from transformers import AutoModelForCausalLM as M; '
+        f"M.from_pretrained({str(folder)!r}, use_safetensors=False)"
+        f'.save_pretrained({str(folder) + "-safetensors"!r})"'
+    )
+
+
+def check_vocabulary(rows: int, tokenizer: Any) -> None:
+    """Raises `ValueError` when some token would have no embedding row."""
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer):,} tokens and the model {rows:,} embedding rows, "
+            f"so tokens from {rows} on have none; use the tokenizer that belongs to the model "
+            "(tokenizer.source=model)"
+        )
+
+
+def set_stops(model: Any, tokenizer: Any) -> None:
+    """Generation stops where training taught the model to: end of turn, end token."""
+    config = model.generation_config
+    known = config.eos_token_id
+    known = [known] if isinstance(known, int) else list(known or [])
+    found = stop_ids(tokenizer)
+    stops = [*found, *(id_ for id_ in known if id_ not in found and id_ < len(tokenizer))]
+    config.eos_token_id = stops or None
+    config.pad_token_id = tokenizer.pad_token_id
+    config.bos_token_id = tokenizer.bos_token_id
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """`"bfloat16"` as `torch.bfloat16`."""
+    found = getattr(torch, name)
+    assert isinstance(found, torch.dtype)  # noqa: S101 - the schema knows three names
+    return found
+
+
+def _own_device() -> str:
+    """The device of this process: quantized weights cannot be moved after loading."""
+    if torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return "cpu"

@@ -1,0 +1,171 @@
+"""The Trainer: Hugging Face's own, with an exact evaluation loss and a stop at the first NaN.
+
+In: a plan, parts and callbacks. Out: `ForgeTrainer`. The training loss is Hugging Face's: causal
+cross-entropy over labels, normalised by the tokens of the whole accumulated batch
+(`num_items_in_batch`), so that accumulation does not change the gradient.
+
+This module does not decide intervals, keep checkpoints or track: `training_arguments` are the
+compiler's, callbacks are `run/`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Adafactor, Trainer, TrainerCallback, TrainingArguments
+
+from llmforge import registry
+from llmforge.build.errors import NonFiniteLoss, building
+from llmforge.build.loss import loss_metrics, token_nll
+from llmforge.build.parts import Parts
+from llmforge.plan import Plan
+from llmforge.schema.optim import Adafactor as AdafactorSpec
+
+__all__ = ["ForgeTrainer", "NonFiniteLoss", "build_trainer"]
+
+SKIPPED_STEPS_ALLOWED = 30
+"""float16: loss scaling starts at 2**16 and halves at each overflow; after 30 it is not the scale."""
+
+
+class ForgeTrainer(Trainer):  # type: ignore[misc]
+    """Builder of `trainer.kind=lm`.
+
+    Metrics of an evaluation are `eval_loss`, `eval_perplexity` and `eval_tokens`, weighted by token
+    and the same for every batch size and number of processes. Raises `NonFiniteLoss` before the
+    optimizer step when loss or gradient norm is not finite.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._losses: list[torch.Tensor] = []
+        self._skipped = 0
+        self._held_out: torch.Tensor | None = None
+
+    # evaluation
+
+    def prediction_step(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,  # noqa: ARG002 - logits are never handed on
+        ignore_keys: list[str] | None = None,  # noqa: ARG002 - as above
+    ) -> tuple[torch.Tensor, None, None]:
+        """Loss of one batch; the exact sums are kept for the end of the loop."""
+        inputs = dict(self._prepare_inputs(inputs))
+        labels = inputs.pop("labels")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(**inputs)
+            logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+            per_sample = token_nll(logits, labels)
+        # drops the samples that accelerate repeats to fill the last batch of several processes
+        whole = self.accelerator.gather_for_metrics(per_sample).sum(dim=0)
+        self._held_out = whole if self._held_out is None else self._held_out + whole
+        nll, tokens = per_sample.sum(dim=0)
+        return (nll / tokens.clamp(min=1)).float(), None, None
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """Hugging Face's loop, its mean of batch means replaced by the exact loss."""
+        self._held_out = None
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self._held_out is not None:
+            output.metrics.update(loss_metrics(*self._held_out.tolist(), metric_key_prefix))
+        return output
+
+    # a step that must not be taken
+
+    def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Hugging Face's loss. Under DeepSpeed, whose backward pass also steps, checked here."""
+        found = super().compute_loss(model, *args, **kwargs)
+        if self.is_deepspeed_enabled and model.training:
+            self._check_finite("loss", found[0] if isinstance(found, tuple) else found)
+        return found
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward pass; the loss is looked at once per optimizer step."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self._losses.append(loss)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Called once per optimizer step, before it: the one place to wait for the device."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        losses, self._losses = self._losses, []
+        if losses:
+            self._check_finite("loss", torch.stack(losses).sum())
+        if norm is None or _finite(norm):
+            self._skipped = 0
+        elif self.accelerator.scaler is None or self._skipped >= SKIPPED_STEPS_ALLOWED:
+            self._check_finite("gradient norm", norm)
+        else:
+            self._skipped += 1  # the loss scaler lowers its scale and skips this step by itself
+        return norm
+
+    def _check_finite(self, what: str, value: Any) -> None:
+        if not _finite(value):
+            raise NonFiniteLoss(self.state.global_step + 1, f"{what} is {float(value)}")
+
+    # what TrainingArguments cannot carry
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The plan's schedule; an optimizer that sets its own rate gets none."""
+        target = optimizer or self.optimizer
+        if self.lr_scheduler is None and any(g["lr"] is None for g in target.param_groups):
+            self.lr_scheduler = _OwnRate(target)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+
+class _OwnRate(torch.optim.lr_scheduler.LRScheduler):
+    """For Adafactor's relative step, which ignores the group's rate: reports zero, changes nothing."""
+
+    def get_lr(self) -> list[float]:
+        return [0.0 for _ in self.optimizer.param_groups]
+
+
+def build_trainer(
+    plan: Plan, parts: Parts, output_dir: Path, callbacks: list[TrainerCallback]
+) -> ForgeTrainer:
+    """The trainer that the plan names, with the plan's training arguments and nothing else.
+
+    The tokenizer goes along as `processing_class`, so that it stands beside every checkpoint.
+
+    Raises:
+        BuildError: arguments or trainer were refused by the library.
+    """
+    with building("trainer", plan):
+        build = registry.component("trainer", plan.spec.trainer.kind).load_builder()
+        arguments = TrainingArguments(
+            output_dir=str(output_dir), **plan.lowered["training_arguments"]
+        )
+        trainer: ForgeTrainer = build(
+            model=parts.model,
+            args=arguments,
+            data_collator=parts.collator,
+            train_dataset=parts.train,
+            eval_dataset=parts.evaluation,
+            processing_class=parts.tokenizer,
+            callbacks=callbacks,
+            optimizer_cls_and_kwargs=_optimizer(plan),
+        )
+    return trainer
+
+
+def _optimizer(plan: Plan) -> tuple[type, dict[str, Any]] | None:
+    """Adafactor with its own settings, which the Trainer would drop; None leaves it to the name."""
+    spec = plan.spec.optimizer
+    if not isinstance(spec, AdafactorSpec):
+        return None
+    return Adafactor, {
+        "lr": None if spec.relative_step else spec.lr,
+        "clip_threshold": spec.clip_threshold,
+        "decay_rate": spec.decay_rate,
+        "scale_parameter": spec.scale_parameter,
+        "relative_step": spec.relative_step,
+        "warmup_init": spec.warmup_init,
+    }
+
+
+def _finite(value: Any) -> bool:
+    return bool(torch.isfinite(torch.as_tensor(value)).all())
