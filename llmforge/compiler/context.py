@@ -79,10 +79,15 @@ class Context:
         if step.values:
             spec = _with_values(spec, {item.key: item.value for item in step.values})
             for item in step.values:
-                kind = "probed" if item.probed else "derived"
                 origins.add(
                     item.key,
-                    Origin(kind, source, item.value, reason=item.reason, reads=item.reads),
+                    Origin(
+                        "probed" if item.probed else "derived",
+                        source,
+                        item.value,
+                        reason=item.reason,
+                        reads=item.reads,
+                    ),
                 )
         return Context(spec, replace(self.facts, **step.facts) if step.facts else self.facts)
 

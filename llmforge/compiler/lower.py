@@ -89,10 +89,11 @@ def _optimizer(context: Context) -> Lowered:
     optimizer = context.spec.optimizer
     clip = optimizer.clip_norm if optimizer.clip_norm is not None else 0.0
     lowered: Lowered = {
-        "learning_rate": (optimizer.lr, "optimizer.lr"),
         "weight_decay": (optimizer.weight_decay, "optimizer.weight_decay"),
         "max_grad_norm": (clip, "optimizer.clip_norm"),
     }
+    if optimizer.lr is not None:
+        lowered["learning_rate"] = (optimizer.lr, "optimizer.lr")
     if isinstance(optimizer, AdamW | AdamW8bit):
         lowered |= {
             "adam_beta1": (optimizer.betas[0], "optimizer.betas"),
@@ -120,8 +121,8 @@ def _optimizer_kwargs(context: Context) -> Lowered | None:
             "clip_threshold": (optimizer.clip_threshold, "optimizer.clip_threshold"),
             "decay_rate": (optimizer.decay_rate, "optimizer.decay_rate"),
             "scale_parameter": (optimizer.scale_parameter, "optimizer.scale_parameter"),
-            "relative_step": (False, "optimizer.lr"),
-            "warmup_init": (False, "optimizer.lr"),
+            "relative_step": (optimizer.relative_step, "optimizer.relative_step"),
+            "warmup_init": (optimizer.warmup_init, "optimizer.warmup_init"),
         }
     return None
 

@@ -21,8 +21,8 @@ class OptimizerSpec(Spec):
     """What every optimizer has."""
 
     kind: str
-    lr: Rate
-    """Peak learning rate."""
+    lr: Rate | None
+    """Peak learning rate; null only where the optimizer sets its own (`relative_step`)."""
     weight_decay: NonNegativeFloat
     """Decoupled weight decay; norms and biases are left out."""
     clip_norm: NonNegativeFloat | None
@@ -63,6 +63,10 @@ class Adafactor(OptimizerSpec):
     """Exponent of the second moment's running average."""
     scale_parameter: bool
     """Scale the learning rate by the parameter's root mean square."""
+    relative_step: bool
+    """Time-dependent learning rate of its own; `lr` is then null and the schedule is not used."""
+    warmup_init: bool
+    """With `relative_step`: start from a very small rate."""
 
 
 @register("optimizer", "sgd", "llmforge.build.optimizer:sgd")

@@ -19,27 +19,18 @@ def derive_batch(context: Context) -> Step:
     """Solve global = micro x accumulation x processes for what is `auto`."""
     trainer = context.spec.trainer
     world = _processes(context)
-    length = context.spec.collator.max_length
-    fitting = max(1, _TOKENS_PER_PASS // (length if isinstance(length, int) else 2048))
-    total, micro, passes = trainer.global_batch, trainer.micro_batch, trainer.accumulation
+    total = trainer.global_batch
     found: list[Derived] = []
-    if micro == "auto":
-        if total == "auto":
-            micro, why = fitting, f"{_TOKENS_PER_PASS:,} tokens per forward pass"
-        else:
-            share = max(1, total // (world * (passes if isinstance(passes, int) else 1)))
-            if isinstance(passes, int):
-                micro, why = share, "global batch over processes and accumulation"
-            else:
-                micro = max(n for n in range(1, min(share, fitting) + 1) if share % n == 0)
-                why = (
-                    f"largest divisor of {share} samples per process within "
-                    f"{_TOKENS_PER_PASS:,} tokens per forward pass"
-                )
+    if isinstance(trainer.micro_batch, int):
+        micro = trainer.micro_batch
+    else:
+        micro, why = _micro_batch(context, world)
         reads = ("trainer.global_batch", "launch.processes", "collator.max_length")
         found.append(Derived("trainer.micro_batch", micro, why, reads))
-    if passes == "auto":
-        passes = 1 if total == "auto" else max(1, total // (micro * world))
+    if isinstance(trainer.accumulation, int):
+        passes = trainer.accumulation
+    else:
+        passes = max(1, total // (micro * world)) if isinstance(total, int) else 1
         found.append(
             Derived(
                 "trainer.accumulation",
@@ -48,7 +39,7 @@ def derive_batch(context: Context) -> Step:
                 ("trainer.global_batch", "trainer.micro_batch", "launch.processes"),
             )
         )
-    if total == "auto":
+    if not isinstance(total, int):
         found.append(
             Derived(
                 "trainer.global_batch",
@@ -57,7 +48,7 @@ def derive_batch(context: Context) -> Step:
                 ("trainer.micro_batch", "trainer.accumulation", "launch.processes"),
             )
         )
-    if context.spec.evaluation.micro_batch == "auto":
+    if not isinstance(context.spec.evaluation.micro_batch, int):
         found.append(
             Derived(
                 "evaluation.micro_batch",
@@ -67,6 +58,23 @@ def derive_batch(context: Context) -> Step:
             )
         )
     return Step(tuple(found))
+
+
+def _micro_batch(context: Context, world: int) -> tuple[int, str]:
+    """Samples per forward pass, and why."""
+    trainer, length = context.spec.trainer, context.spec.collator.max_length
+    fitting = max(1, _TOKENS_PER_PASS // (length if isinstance(length, int) else 2048))
+    if not isinstance(trainer.global_batch, int):
+        return fitting, f"{_TOKENS_PER_PASS:,} tokens per forward pass"
+    if isinstance(trainer.accumulation, int):
+        share = max(1, trainer.global_batch // (world * trainer.accumulation))
+        return share, "global batch over processes and accumulation"
+    share = max(1, trainer.global_batch // world)
+    micro = max(n for n in range(1, min(share, fitting) + 1) if share % n == 0)
+    return micro, (
+        f"largest divisor of {share} samples per process within "
+        f"{_TOKENS_PER_PASS:,} tokens per forward pass"
+    )
 
 
 def _processes(context: Context) -> int:

@@ -124,7 +124,7 @@ def probe_data(context: Context) -> Step:
             role: [facts.files[path].sha256 for path in as_paths(getattr(data, role))]
             for role in ("train", "evaluation")
         }
-    values = ()
+    values: tuple[Derived, ...] = ()
     if facts is not None and data.shape == "auto":
         values = (
             Derived(

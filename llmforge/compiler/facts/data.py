@@ -106,7 +106,7 @@ def _builtin(data: BuiltinData, cache: Path) -> DataFacts:
 def _jsonl(data: JsonlData, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]]:
     found: list[Diagnostic] = []
     files: dict[str, FileFacts] = {}
-    shape = None if data.shape == "auto" else data.shape
+    shape: str | None = None if data.shape == "auto" else data.shape
     counts = {"train": 0, "evaluation": 0}
     for role in ("train", "evaluation"):
         for path in as_paths(getattr(data, role)):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from llmforge.compiler.context import Context
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic, Severity
+from llmforge.schema.optim import Adafactor
 
 METRICS = ("eval_loss", "eval_perplexity")
 """Metrics an evaluation during training reports, so that a checkpoint can be chosen by them."""
@@ -194,4 +195,36 @@ def batch_larger_than_data(context: Context) -> Iterator[Diagnostic]:
             Severity.WARNING,
             key="trainer.global_batch",
             hint=f"trainer.global_batch={max(1, data.train_rows // 8)}",
+        )
+
+
+@rule("LF208", "learning rate that nobody or two set")
+def learning_rate_unclear(context: Context) -> Iterator[Diagnostic]:
+    """Every optimizer needs a peak rate, unless it sets its own (Adafactor's `relative_step`).
+
+    Then `lr` must be null: a number would be refused by the optimizer itself, after the model is
+    loaded. `warmup_init` belongs to `relative_step` alone.
+    """
+    optimizer = context.spec.optimizer
+    own = isinstance(optimizer, Adafactor) and optimizer.relative_step
+    if own and optimizer.lr is not None:
+        yield Diagnostic(
+            "LF208",
+            f"a learning rate of {optimizer.lr:g} beside `relative_step`",
+            key="optimizer.lr",
+            hint="optimizer.lr=null",
+        )
+    elif not own and optimizer.lr is None:
+        yield Diagnostic(
+            "LF208",
+            f"{optimizer.kind} has no learning rate",
+            key="optimizer.lr",
+            hint="optimizer.lr=2e-5",
+        )
+    if isinstance(optimizer, Adafactor) and optimizer.warmup_init and not own:
+        yield Diagnostic(
+            "LF208",
+            "`warmup_init` without `relative_step`",
+            key="optimizer.warmup_init",
+            hint="optimizer.warmup_init=false",
         )
