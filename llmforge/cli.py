@@ -232,10 +232,13 @@ def _diff(parsed: argparse.Namespace) -> int:
 
 
 def _stage(parsed: argparse.Namespace) -> int:
-    from llmforge.refs import plan_to_run
-    from llmforge.run.launch import run_plan
+    from llmforge.refs import check_here, plan_to_run
 
     plan = plan_to_run(parsed) or _compiled(parsed)
+    if parsed.verb != "prepare":  # tokenising needs no device
+        check_here(plan)
+    from llmforge.run.launch import run_plan
+
     outcome = run_plan(plan, parsed.verb)
     if outcome.diagnostic is not None:
         _tell([outcome.diagnostic])

@@ -19,6 +19,10 @@ FAMILIES = {
 }
 
 CODES: dict[str, tuple[str, str]] = {
+    "LF100": (
+        "composition that Hydra refuses",
+        "Hydra stopped for a reason that has no code of its own; its words are in the message.",
+    ),
     "LF101": (
         "unknown key",
         "No setting has this name, so it would be read by nobody. Near matches are shown. A key "
@@ -87,6 +91,21 @@ CODES: dict[str, tuple[str, str]] = {
     "LF116": (
         "plan file that cannot be used",
         "Not JSON, not a plan, or a plan of another version of llmforge.",
+    ),
+    "LF117": (
+        "experiment that loses",
+        "A file that nobody asked for on the command line, such as `local/default.yaml`, comes "
+        "later in the defaults list and replaces a value of the chosen experiment. A warning; "
+        "the hint sets the experiment's value again.",
+    ),
+    "LF118": (
+        "file that includes itself",
+        "The defaults lists lead from a file back to it, so composing would never end. Take one "
+        "of the entries out.",
+    ),
+    "LF119": (
+        "list that meets a mapping",
+        "One file writes the key as a list and another as a mapping; the two cannot be merged.",
     ),
     "LF408": (
         "hardware of the plan is not here",

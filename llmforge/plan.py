@@ -172,7 +172,10 @@ class Plan:
             raise PlanUnreadable(f"{path} is not JSON: {error}") from error
         if not isinstance(data, dict):
             raise PlanUnreadable(f"{path} is not a plan")
-        return cls.from_dict(data)
+        try:
+            return cls.from_dict(data)
+        except PlanUnreadable as error:
+            raise PlanUnreadable(f"{path}: {error}") from error
 
 
 def canonical_digest(value: Any) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmforge.diagnostics import ConfigRefused, Diagnostic, near
+from llmforge.diagnostics import ConfigRefused, Diagnostic, did_you_mean
 from llmforge.plan import Plan, PlanUnreadable
 
 if TYPE_CHECKING:
@@ -35,19 +35,24 @@ def load_plan(path: str | Path) -> Plan:
         plan.spec  # noqa: B018 - typed here, so that a plan of another version is refused now
     except FileNotFoundError:
         folder = Path(path).parent
-        guess = near(Path(path).name, [p.name for p in folder.glob("*.json")], 1)
+        there = [str(p) for p in folder.glob("*.json")]
         raise _refused(
             "LF116",
             f"plan file {path} does not exist",
-            hint=f"--plan {folder / guess[0]}" if guess else "llmforge plan -o plan.json",
+            did_you_mean(str(path), there),
+            f"llmforge plan -o {path}",
         ) from None
     except PlanUnreadable as error:
-        raise _refused("LF116", str(error), hint="llmforge plan -o plan.json") from error
+        raise _refused("LF116", str(error), hint=f"llmforge plan -o {path}") from error
+    except OSError as error:
+        raise _refused("LF116", f"{path} cannot be read: {error.strerror}") from error
     return plan
 
 
-def _refused(code: str, message: str, hint: str | None = None) -> ConfigRefused:
-    return ConfigRefused([Diagnostic(code, message, hint=hint)])
+def _refused(
+    code: str, message: str, notes: tuple[str, ...] = (), hint: str | None = None
+) -> ConfigRefused:
+    return ConfigRefused([Diagnostic(code, message, notes=notes, hint=hint)])
 
 
 def run_of(ref: str, runs: str = RUNS) -> RunFolder:
@@ -68,7 +73,7 @@ def plan_of(ref: str, config_dirs: Sequence[str] = ()) -> Plan:
     """The plan that a plan file, a run, or quoted overrides stand for."""
     from llmforge.compiler.passes import compile_plan
 
-    if Path(ref).is_file():
+    if Path(ref).is_file() or (ref.endswith(".json") and "=" not in ref):
         return load_plan(ref)
     if "=" in ref or not ref.strip():
         return compile_plan(shlex.split(ref), config_dirs)
@@ -76,14 +81,14 @@ def plan_of(ref: str, config_dirs: Sequence[str] = ()) -> Plan:
 
 
 def plan_to_run(parsed: argparse.Namespace) -> Plan | None:
-    """The plan that `--plan` or `--run` names, checked against this machine; None for neither."""
+    """The plan that `--plan` or `--run` names; None for neither."""
     if parsed.plan is None and parsed.ref is None:
         return None
     if parsed.overrides:
         raise _refused(
             "LF116",
             "a saved plan runs exactly as it is; overrides cannot change it",
-            hint=f"llmforge plan {' '.join(parsed.overrides)} -o plan.json",
+            hint=f"llmforge plan {shlex.join(parsed.overrides)} -o plan.json",
         )
     return load_plan(parsed.plan) if parsed.plan else run_of(parsed.ref).plan()
 

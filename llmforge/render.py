@@ -46,26 +46,41 @@ def findings_text(found: Sequence[Diagnostic], colour: bool = False) -> str:
 def _finding(d: Diagnostic, colour: bool) -> str:
     head = _painted(f"{d.severity.value}[{d.code}]", _COLOURS[d.severity], colour)
     lines = [f"{head}: {_painted(d.message, '1', colour)}"]
-    if d.origins and d.key:
-        lines += _chain(d.key, d.origins)
+    if d.origins:
+        lines += _chain(d)
     lines += [f"  note: {note}" for note in d.notes]
     if d.hint:
         lines.append(f"{_painted('hint', '32;1', colour)}: {d.hint}")
     return "\n".join(lines)
 
 
-def _chain(key: str, origins: Sequence[Origin]) -> list[str]:
-    """`--> place  key: value` for the writer in force, `replaces` for those before it."""
-    places = [origin.place for origin in origins]
-    width = max(len(place) for place in places)
-    last = origins[-1]
-    lines = [f"  --> {last.place:<{width}}   {key}: {shown(last.value)}"]
+_ABOUT_FILES = ("LF107", "LF108", "LF109", "LF111", "LF118")
+"""Findings about a file, not about a value in it: only its place is shown."""
+
+
+def _chain(d: Diagnostic) -> list[str]:
+    """`--> place  key: value` for the writer in force, `replaced` for those before it."""
+    width = max(len(origin.place) for origin in d.origins)
+    last = d.origins[-1]
+    if d.code in _ABOUT_FILES:
+        return [f"  --> {last.place}"]
+    lines = [f"  --> {last.place:<{width}}   {_written(last, d.key)}"]
     if last.kind in ("derived", "probed") and last.reason:
         lines[0] += f"   ({last.reason})"
     return lines + [
         f"      {origin.place:<{width}}   replaced {shown(origin.value)}"
-        for origin in reversed(origins[:-1])
+        for origin in reversed(d.origins[:-1])
     ]
+
+
+def _written(origin: Origin, key: str | None) -> str:
+    """What a writer wrote: an override as it was typed, else key and value.
+
+    An override of several keys at once is cut down to the one in question: another may be secret.
+    """
+    if origin.kind == "override" and "{" not in origin.where.replace("${", ""):
+        return shown(origin.where)
+    return f"{key}: {shown(origin.value)}" if key else shown(origin.value)
 
 
 def shown(value: Any, limit: int = 60) -> str:
@@ -88,12 +103,21 @@ def findings_github(found: Sequence[Diagnostic]) -> str:
     lines = []
     for d in found:
         level = {"error": "error", "warning": "warning", "note": "notice"}[d.severity.value]
-        place = next((o for o in reversed(d.origins) if o.kind == "file"), None)
-        where = f"file={place.where},line={place.line}," if place else ""
+        where = _annotated(d)
         body = "\n".join((d.message, *d.notes, *([f"hint: {d.hint}"] if d.hint else [])))
         escaped = body.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
         lines.append(f"::{level} {where}title={d.code}::{escaped}")
     return "\n".join(lines)
+
+
+def _annotated(d: Diagnostic) -> str:
+    """The file to annotate: the one that set the value, unless the command line did."""
+    for origin in reversed(d.origins):
+        if origin.kind == "file":
+            return f"file={origin.where}," + (f"line={origin.line}," if origin.line else "")
+        if origin.kind == "override":
+            break
+    return ""
 
 
 MARKS = {"file": " ", "override": ">", "derived": "=", "probed": "?", "api": ">"}

@@ -41,7 +41,9 @@ def wrap_lora(plan: Plan, model: Any) -> Any:
     found = sum(isinstance(module, LoraLayer) for module in wrapped.modules())
     expected = getattr(plan.spec.lora, "expect_modules", 0)
     if found < expected:
-        raise ValueError(f"lora.targets hit {found} modules, lora.expect_modules asks for {expected}")
+        raise ValueError(
+            f"lora.targets hit {found} modules, lora.expect_modules asks for {expected}"
+        )
     if checkpointing:
         wrapped.enable_input_require_grads()
     return wrapped

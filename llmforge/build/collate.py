@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
+import numpy as np
 import torch
 
 from llmforge.build.tokenize import IGNORED
@@ -35,9 +35,9 @@ class Collator:
         if self.max_length is not None:
             width = max(longest, min(width, self.max_length))
         shape = (len(samples), width)
-        ids = numpy.full(shape, self.pad_id, dtype=numpy.int64)
-        labels = numpy.full(shape, IGNORED, dtype=numpy.int64)
-        mask = numpy.zeros(shape, dtype=numpy.int64)
+        ids = np.full(shape, self.pad_id, dtype=np.int64)
+        labels = np.full(shape, IGNORED, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
         for row, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
             place = slice(width - length, None) if self.side == "left" else slice(length)
             ids[row, place] = sample["input_ids"]
@@ -45,5 +45,5 @@ class Collator:
             mask[row, place] = 1
         batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
         if self.side == "left":
-            batch["position_ids"] = numpy.maximum(mask.cumsum(axis=1) - 1, 0)
+            batch["position_ids"] = np.maximum(mask.cumsum(axis=1) - 1, 0)
         return {name: torch.from_numpy(values) for name, values in batch.items()}

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy
+import numpy as np
 
 from llmforge.build.errors import DataRefused
 from llmforge.plan import Plan
@@ -61,7 +61,7 @@ def hold_out(rows: int, fraction: float, seed: int) -> frozenset[int]:
         return frozenset()
     count = min(max(1, round(rows * fraction)), rows - 1)
     # RandomState and not default_rng: its stream is frozen across versions of numpy (NEP 19)
-    order = numpy.random.RandomState(seed % 2**32).permutation(rows)  # noqa: NPY002
+    order = np.random.RandomState(seed % 2**32).permutation(rows)
     return frozenset(int(number) for number in order[:count])
 
 
@@ -90,9 +90,9 @@ class JsonlRows:
                     if not raw.strip():
                         continue
                     number += 1
-                    if number in self.without or (self.only is not None and number not in self.only):
-                        continue
-                    yield Row(name, line, self._values(raw, name, line))
+                    taken = number not in self.without
+                    if taken and (self.only is None or number in self.only):
+                        yield Row(name, line, self._values(raw, name, line))
 
     def _values(self, raw: bytes, name: str, line: int) -> dict[str, Any]:
         try:
@@ -129,7 +129,7 @@ def jsonl_files(plan: Plan) -> Splits:
         )
     files = plan.facts["data"]["files"]
     rows = sum(int(files[name]["rows"]) for name in train)
-    held = hold_out(rows, spec.eval_fraction, plan.spec.seed)
+    held = hold_out(rows, spec.eval_fraction, spec.split_seed)
     kept = JsonlRows(train, shape, spec.fields, without=held, limit=spec.max_train_rows)
     if not held:
         return Splits(kept, None)

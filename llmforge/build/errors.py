@@ -16,15 +16,15 @@ from contextlib import contextmanager
 from llmforge.plan import Plan
 
 
-class DataChanged(Exception):  # noqa: N818 - says what happened
+class DataChanged(Exception):
     """A data file is no longer the one the plan was made for."""
 
 
-class DataRefused(Exception):  # noqa: N818 - says what happened
+class DataRefused(Exception):
     """A row that cannot become a sample; the message names `file:line` and the way out."""
 
 
-class NonFiniteLoss(RuntimeError):  # noqa: N818 - says what happened
+class NonFiniteLoss(RuntimeError):
     """Loss or gradient norm is NaN or infinite; raised before the optimizer step.
 
     The weights are still those of the last good step.

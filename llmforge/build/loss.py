@@ -32,7 +32,7 @@ def token_nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
     targets = labels[:, 1:].to(logits.device)
     sums = [
-        # one sample at a time: the float32 copy of a whole batch's logits is what runs out of memory
+        # one sample at a time: a float32 copy of a whole batch's logits is what fills the memory
         functional.cross_entropy(row[:-1].float(), target, ignore_index=IGNORED, reduction="none")
         .double()
         .sum()
@@ -45,8 +45,12 @@ def loss_metrics(nll: float, tokens: float, prefix: str = "eval") -> dict[str, f
     """`eval_loss` (nats per token), `eval_perplexity`, `eval_tokens`."""
     loss = nll / tokens if tokens else math.nan
     # beyond 700 nats exp() overflows; the model is broken either way
-    perplexity = math.exp(loss) if loss < 700 else math.inf if loss == loss else math.nan
-    return {f"{prefix}_loss": loss, f"{prefix}_perplexity": perplexity, f"{prefix}_tokens": int(tokens)}
+    perplexity = loss if math.isnan(loss) else math.inf if loss > 700 else math.exp(loss)
+    return {
+        f"{prefix}_loss": loss,
+        f"{prefix}_perplexity": perplexity,
+        f"{prefix}_tokens": int(tokens),
+    }
 
 
 def held_out_loss(

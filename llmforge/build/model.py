@@ -79,8 +79,8 @@ def check_safe_weights(folder: Path) -> None:
     if not pickled:
         raise FileNotFoundError(f"{folder} holds no model.safetensors")
     raise FileNotFoundError(
-        f"{folder} holds its weights as {pickled[0]}, a pickle, which may run code when it is read; "
-        "llmforge reads safetensors only. If you trust the file, convert it once: "
+        f"{folder} holds its weights as {pickled[0]}, a pickle, which may run code when it is "
+        "read; llmforge reads safetensors only. If you trust the file, convert it once: "
         'python -c "from transformers import AutoModelForCausalLM as M; '
         f"M.from_pretrained({str(folder)!r}, use_safetensors=False)"
         f'.save_pretrained({str(folder) + "-safetensors"!r})"'
@@ -107,6 +107,8 @@ def set_stops(model: Any, tokenizer: Any) -> None:
     config.eos_token_id = stops or None
     config.pad_token_id = tokenizer.pad_token_id
     config.bos_token_id = tokenizer.bos_token_id
+    # no longer what the library made up from config.json, so it must be saved and read as it is
+    config._from_model_config = False  # noqa: SLF001
 
 
 def dtype_of(name: str) -> torch.dtype:

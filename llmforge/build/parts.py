@@ -41,6 +41,8 @@ def build_parts(plan: Plan, prepared: Prepared) -> Parts:
     spec = plan.spec
     with building("tokenizer", plan):
         tokenizer = open_tokenizer(prepared.tokenizer_folder)
+        # a tokenizer does not remember a side that was set after it was made
+        tokenizer.padding_side = "left" if spec.tokenizer.padding_side == "left" else "right"
     with building("model", plan):
         build_model = registry.component("model", spec.model.kind).load_builder()
         model = build_model(plan, tokenizer)

@@ -87,7 +87,7 @@ def stop_ids(tokenizer: Any) -> list[int]:
         start = tokenizer.apply_chat_template(
             _PROBE[:1], tokenize=False, add_generation_prompt=True
         )
-        turn = text[len(start) :] if text.startswith(start) else text
+        turn = text.removeprefix(start)
         special = special_ids(tokenizer)
         ids = tokenizer(turn, add_special_tokens=False)["input_ids"]
         found = [id_ for id_ in ids if id_ in special][-1:]

@@ -1,6 +1,6 @@
 """Rows to token ids and labels: what carries loss is decided here, by place and never by token id.
 
-In: rows and a tokenizer. Out: one `Sample` or `Rejected` per row, in order, not cut yet (`fit` cuts).
+In: rows and a tokenizer. Out: one `Sample` or `Rejected` per row, in order, not cut (`fit` cuts).
 `lm_sample`, `completion_sample` and `chat_sample` are the builders of the three collator kinds.
 
 What is trained:

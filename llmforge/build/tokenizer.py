@@ -30,7 +30,8 @@ def make_tokenizer(plan: Plan, rows: Iterable[Row]) -> Any:
     """
     spec = plan.spec.tokenizer
     if spec.source == "train":
-        tokenizer = train_tokenizer(texts(rows), spec.vocabulary, int(plan.spec.collator.max_length))
+        longest = int(plan.spec.collator.max_length)
+        tokenizer = train_tokenizer(texts(rows), spec.vocabulary, longest)
     elif spec.source == "model":
         model = plan.lowered["model"]
         tokenizer = open_tokenizer(
@@ -42,7 +43,6 @@ def make_tokenizer(plan: Plan, rows: Iterable[Row]) -> Any:
         tokenizer = open_tokenizer(spec.source)
     set_chat_template(tokenizer, spec.chat_template, chats=plan.spec.collator.kind == "chat")
     give_padding(tokenizer)
-    tokenizer.padding_side = "left" if spec.padding_side == "left" else "right"
     return tokenizer
 
 

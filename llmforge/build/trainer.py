@@ -10,23 +10,32 @@ compiler's, callbacks are `run/`'s.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Adafactor, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from llmforge import registry
 from llmforge.build.errors import NonFiniteLoss, building
 from llmforge.build.loss import loss_metrics, token_nll
+from llmforge.build.optimizer import optimizer_choice
 from llmforge.build.parts import Parts
 from llmforge.plan import Plan
-from llmforge.schema.optim import Adafactor as AdafactorSpec
 
 __all__ = ["ForgeTrainer", "NonFiniteLoss", "build_trainer"]
 
 SKIPPED_STEPS_ALLOWED = 30
-"""float16: loss scaling starts at 2**16 and halves at each overflow; after 30 it is not the scale."""
+"""float16: loss scaling starts at 2**16 and halves at each overflow; after 30 the scale is
+not the reason."""
 
 
 class ForgeTrainer(Trainer):  # type: ignore[misc]
@@ -106,6 +115,14 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
         if not _finite(value):
             raise NonFiniteLoss(self.state.global_step + 1, f"{what} is {float(value)}")
 
+    # samplers
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return _with_lengths(super()._get_train_sampler(train_dataset))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        return _with_lengths(super()._get_eval_sampler(eval_dataset))
+
     # what TrainingArguments cannot carry
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -117,8 +134,8 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
         return super().create_scheduler(num_training_steps, optimizer)
 
 
-class _OwnRate(torch.optim.lr_scheduler.LRScheduler):
-    """For Adafactor's relative step, which ignores the group's rate: reports zero, changes nothing."""
+class _OwnRate(torch.optim.lr_scheduler.LRScheduler):  # type: ignore[misc]
+    """For Adafactor's relative step, which ignores the group's rate: reports 0, changes nothing."""
 
     def get_lr(self) -> list[float]:
         return [0.0 for _ in self.optimizer.param_groups]
@@ -137,7 +154,7 @@ def build_trainer(
     with building("trainer", plan):
         build = registry.component("trainer", plan.spec.trainer.kind).load_builder()
         arguments = TrainingArguments(
-            output_dir=str(output_dir), **plan.lowered["training_arguments"]
+            output_dir=str(output_dir), **_current_names(plan.lowered["training_arguments"])
         )
         trainer: ForgeTrainer = build(
             model=parts.model,
@@ -147,24 +164,28 @@ def build_trainer(
             eval_dataset=parts.evaluation,
             processing_class=parts.tokenizer,
             callbacks=callbacks,
-            optimizer_cls_and_kwargs=_optimizer(plan),
+            optimizer_cls_and_kwargs=optimizer_choice(plan),
         )
+    trainer.remove_callback(PrinterCallback)  # what is shown of a run is `run/`'s affair
     return trainer
 
 
-def _optimizer(plan: Plan) -> tuple[type, dict[str, Any]] | None:
-    """Adafactor with its own settings, which the Trainer would drop; None leaves it to the name."""
-    spec = plan.spec.optimizer
-    if not isinstance(spec, AdafactorSpec):
-        return None
-    return Adafactor, {
-        "lr": None if spec.relative_step else spec.lr,
-        "clip_threshold": spec.clip_threshold,
-        "decay_rate": spec.decay_rate,
-        "scale_parameter": spec.scale_parameter,
-        "relative_step": spec.relative_step,
-        "warmup_init": spec.warmup_init,
-    }
+def _current_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`gradient_checkpointing` under the name that newer versions of transformers ask for."""
+    named = dict(arguments)
+    known = {field.name for field in fields(TrainingArguments)}
+    for ending in ("", "_kwargs"):
+        old, new = f"gradient_checkpointing{ending}", f"activation_checkpointing{ending}"
+        if new in known and old in named:
+            named[new] = named.pop(old)
+    return named
+
+
+def _with_lengths(sampler: Any) -> Any:
+    """Lengths as a list: sorting through the data set's lazy column takes 40 s for a million rows."""
+    if isinstance(sampler, LengthGroupedSampler):
+        sampler.lengths = list(sampler.lengths[:])
+    return sampler
 
 
 def _finite(value: Any) -> bool:

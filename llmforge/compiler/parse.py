@@ -10,6 +10,7 @@ This module does not derive or compare values: rules and passes do.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +19,9 @@ from pydantic_core import ErrorDetails
 
 from llmforge import registry
 from llmforge.diagnostics import Diagnostic, did_you_mean, near
-from llmforge.origins import Origins
+from llmforge.origins import Origin, Origins
 from llmforge.schema import SCALARS, SECTIONS, SINGLE, RunSpec, Spec
+from llmforge.schema.docs import field_doc
 from llmforge.schema.run import Scalars
 
 
@@ -53,7 +55,7 @@ def parse(
                     else f"section `{section}` is missing",
                     key=section,
                     origins=origins.chain(section),
-                    hint=f"{section}=default" if section in SINGLE else None,
+                    hint=_usual_option(section),
                 )
             )
             continue
@@ -133,7 +135,7 @@ def _one(
 ) -> Diagnostic:
     kind = items[0]["type"]
     name = key.rpartition(".")[2]
-    chain = origins.chain(key)
+    chain = origins.chain(key) or _chain_below(key, origins)
     if kind == "extra_forbidden":
         return _unknown(key, _siblings(spec, section, key), origins)
     if kind == "missing":
@@ -150,16 +152,32 @@ def _one(
             hint=f"{key}=env:{_env_name(name)}",
         )
     expected, choices = _expectation(items)
-    guess = near(str(value), choices, 1)
-    hint = f"{key}={guess[0]}" if guess else (f"{key}={choices[0]}" if len(choices) == 1 else None)
+    notes = did_you_mean(str(value), choices) if isinstance(value, str) else ()
+    if kind == "string_pattern_mismatch":
+        notes = (field_doc(spec, key.removeprefix(f"{section}.").split(".")), *notes)
     return Diagnostic(
         "LF104",
         f"`{key}` is {_shown(value)}; expected {expected}",
         key=key,
         origins=chain,
-        notes=did_you_mean(str(value), choices) if isinstance(value, str) else (),
-        hint=hint,
+        notes=notes,
+        hint=_better(key, value, choices, chain),
     )
+
+
+def _better(key: str, value: Any, choices: list[str], chain: tuple[Origin, ...]) -> str | None:
+    """The choice that was meant, else the value that was replaced, else the only choice."""
+    guess = near(str(value), choices, 1)
+    if guess:
+        return override(key, guess[0])
+    if len(chain) > 1 and chain[-2].value not in ("???", value):
+        return override(key, chain[-2].value)
+    return override(key, choices[0]) if len(choices) == 1 else None
+
+
+def _chain_below(key: str, origins: Origins) -> tuple[Origin, ...]:
+    """Where a value was meant and a mapping stands, the origins stand below the key."""
+    return next((tuple(c) for k, c in origins.chains.items() if k.startswith(f"{key}.")), ())
 
 
 def _expectation(items: list[ErrorDetails]) -> tuple[str, list[str]]:
@@ -170,17 +188,23 @@ def _expectation(items: list[ErrorDetails]) -> tuple[str, list[str]]:
         context = item.get("ctx") or {}
         kind = item["type"]
         if kind == "literal_error":
-            told.append(str(context["expected"]).replace("'", "`"))
             choices += [part.strip("' ") for part in _split_choices(str(context["expected"]))]
         elif kind == "value_error":
             told.append(str(context["error"]).removeprefix("expected "))
         elif kind in _BOUNDS:
-            told.append(f"a number {_BOUNDS[kind]} {context[_LIMIT[kind]]}")
+            limit = context[_LIMIT[kind]]
+            what = "a whole number" if isinstance(limit, int) else "a number"
+            told.append(f"{what} {_BOUNDS[kind]} {limit:g}")
+        elif kind == "too_short":
+            told.append(f"at least {context['min_length']} items")
+        elif kind == "too_long":
+            told.append(f"at most {context['max_length']} items")
         elif kind == "string_pattern_mismatch":
             told.append(f"text matching `{context['pattern']}`")
         else:
             told.append(_TYPES.get(kind, item["msg"][0].lower() + item["msg"][1:]))
-    return " or ".join(dict.fromkeys(told)), choices
+    words = list(dict.fromkeys([*told, *(f"`{choice}`" for choice in choices)]))
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words), choices
 
 
 _BOUNDS = {
@@ -232,8 +256,7 @@ def _unknown(key: str, siblings: tuple[str, ...] | list[str], origins: Origins) 
     hint = None
     if guess:
         better = f"{parent}.{guess[0]}" if parent else guess[0]
-        value = chain[-1].value if chain else None
-        hint = f"{better}={_override_value(value)}" if chain else better
+        hint = override(better, chain[-1].value) if chain else better
         if chain and chain[-1].kind == "file":
             hint = f"write `{guess[0]}` for `{name}` in {chain[-1].place}"
     where = f"in `{parent}`" if parent else "at the top level"
@@ -246,6 +269,12 @@ def _unknown(key: str, siblings: tuple[str, ...] | list[str], origins: Origins) 
         or ((f"known here: {', '.join(siblings)}",) if siblings else ()),
         hint=hint,
     )
+
+
+def _usual_option(section: str) -> str | None:
+    if section in SINGLE:
+        return f"{section}=default"
+    return f"{section}=none" if "none" in registry.kinds(section) else None
 
 
 def _unknown_kind(section: str, given: Mapping[str, Any], origins: Origins) -> Diagnostic:
@@ -264,10 +293,10 @@ def _unknown_kind(section: str, given: Mapping[str, Any], origins: Origins) -> D
     guess = near(str(value), known, 1)
     return Diagnostic(
         "LF103",
-        f"unknown kind {_shown(value)} of `{section}`",
+        f"unknown kind `{value}` of `{section}`",
         key=key,
         origins=origins.chain(key),
-        notes=(f"known kinds: {', '.join(known)}", *did_you_mean(str(value), known)),
+        notes=(*did_you_mean(str(value), known), f"known kinds: {', '.join(known)}"),
         hint=f"{key}={guess[0]}" if guess else None,
     )
 
@@ -279,10 +308,12 @@ def _shown(value: Any) -> str:
     return f"`{text if len(text) <= 60 else text[:57] + '...'}`"
 
 
-def _override_value(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return json.dumps(value)
+def override(key: str, value: Any) -> str:
+    """An override to paste into a shell."""
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    if isinstance(value, list):
+        text = text.replace('"', "")  # names need no quotes in Hydra's grammar
+    return shlex.quote(f"{key}={text}")
 
 
 def _env_name(field: str) -> str:

@@ -103,8 +103,9 @@ def check(
     found = list(draft.diagnostics)
     told = {d.key for d in found if d.is_error and d.key}
     spec, problems = parse(draft.values, draft.origins)
-    # what composing refused already (a missing value, say) is not told a second time
-    found += [d for d in problems if d.key not in told]
+    # what composing refused already (a missing value, say) is not told a second time, nor that
+    # something is missing from a section whose file could not be used
+    found += [d for d in problems if d.key not in told and not _is_missing(d, told)]
     origins = draft.origins.copy()
     if spec is None:
         spec = _stand_in(draft, [d.key for d in problems if d.key], config_dirs, root)
@@ -270,6 +271,11 @@ def _about(finding: Diagnostic, faulty: set[str]) -> bool:
     """Is the finding about a key whose value only stands in for a refused one?"""
     key = finding.key or ""
     return any(key == bad or bad.startswith(f"{key}.") for bad in faulty)
+
+
+def _is_missing(finding: Diagnostic, told: set[str]) -> bool:
+    section = (finding.key or "").partition(".")[0]
+    return finding.code == "LF105" and section in told
 
 
 def _with_origins(finding: Diagnostic, origins: Origins) -> Diagnostic:

@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobRuntime
 from hydra.types import RunMode
 from hydra.version import VersionBase
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from llmforge.compose.library import PRIMARY
 from llmforge.compose.overrides import Override
@@ -76,11 +76,12 @@ class HydraLink:
         config = self.loader.load_configuration(
             PRIMARY, texts, _MODE, from_shell=False, validate_sweep_overrides=False
         )
-        choices = {str(group): option for group, option in config.hydra.runtime.choices.items()}
-        return Composition(config, self._files(overrides), choices)
+        choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
+        named = {str(group): option for group, option in choices.items()}
+        return Composition(config, self.files(overrides), named)
 
-    def _files(self, overrides: Sequence[Override]) -> tuple[Included, ...]:
-        """The files of the composition just made, in the order in which they are merged.
+    def files(self, overrides: Sequence[Override]) -> tuple[Included, ...]:
+        """The files of the composition just tried, in the order in which they are merged.
 
         Hydra computes the list anew, at a third of a composition's price. The list follows from
         the choices and from what the search path answered, so the points of a sweep that agree
@@ -89,7 +90,9 @@ class HydraLink:
         choices = tuple(o.text for o in overrides if o.is_group)
         session = self.session
         known = (session.library.dirs, choices, frozenset(session.answers))
-        shareable = not session.stand_ins and not any(o.for_hydra for o in overrides)
+        shareable = not (session.stand_ins or session.ignored) and not any(
+            o.for_hydra for o in overrides
+        )
         if shareable and known in _FILES:
             return _FILES[known]
         session.names_only = True

@@ -45,20 +45,19 @@ class Layer:
 def build_layers(
     composition: Composition, session: Session, overrides: Sequence[Override]
 ) -> list[Layer]:
-    """One layer per file that is not Hydra's own, in merge order."""
+    """One layer per file that Hydra did not bring itself, in merge order."""
     chooser = _Chooser(composition, session, overrides)
     layers: dict[str, Layer] = {}
-    out = []
     parents = {file.config_path: file.parent for file in composition.files}
     parents_first = sorted(composition.files, key=lambda file: _depth(file, parents))
     for file in parents_first:
-        if not in_hydra(file.package) and file.config_path not in layers:
+        if chooser.ours(file) and file.config_path not in layers:
             layers[file.config_path] = chooser.layer(file, layers.get(file.parent))
-    for file in composition.files:
-        if not in_hydra(file.package):
-            known = layers[file.config_path]
-            out.append(known if known.package == file.package else chooser.moved(known, file))
-    return out
+    return [
+        replace(layers[file.config_path], package=file.package)
+        for file in composition.files
+        if file.config_path in layers
+    ]
 
 
 def in_hydra(key: str) -> bool:
@@ -147,6 +146,10 @@ class _Chooser:
             if (scanned := self._scan(file.config_path)) is not None
         ]
 
+    def ours(self, file: Included) -> bool:
+        """Not one of the files Hydra brings for its own node."""
+        return not in_hydra(file.package) or self._scan(file.config_path) is not None
+
     def layer(self, file: Included, parent: Layer | None) -> Layer:
         scanned = self._scan(file.config_path)
         if scanned is None:  # a ConfigStore node or a package: no lines, and nothing to scan
@@ -160,10 +163,6 @@ class _Chooser:
         return Layer(
             file.config_path, file.package, where, reason, chosen, experiment or inherited, scanned
         )
-
-    def moved(self, layer: Layer, file: Included) -> Layer:
-        """The same file merged a second time, under another key."""
-        return replace(layer, package=file.package)
 
     def _reason(self, file: Included, parent: Layer | None) -> tuple[str, bool]:
         target = self.targets.get(file.config_path)

@@ -16,7 +16,7 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_ALIASES = 100
 MAX_WEIGHT = 50_000
-"""Nodes a file with aliases may expand to; 64 characters of text weigh as much as a node."""
+"""Values a file may expand to; 64 characters of text weigh as much as one value."""
 MAX_INTERPOLATION = 4096
 """Characters of one text with `${`: OmegaConf's parser is slow beyond that."""
 
@@ -88,8 +88,8 @@ class _Meter:
             return f"nesting deeper than {MAX_DEPTH} levels"
         if self.aliases > MAX_ALIASES:
             return f"more than {MAX_ALIASES} aliases"
-        if self.aliases and self.weight > MAX_WEIGHT:
-            return f"aliases expand to more than {MAX_WEIGHT} nodes"
+        if self.weight > MAX_WEIGHT:
+            return f"more than {MAX_WEIGHT} values once aliases are expanded"
         return None
 
 

@@ -80,8 +80,9 @@ def compose(
     layers = build_layers(composition, session, used)
     traced = trace(layers, used, raw)
     found += findings(layers, session)
-    found += _about_values(raw, resolved, traced, composition, used)
     clouded |= parsed.clouded | {layer.package for layer in layers if not layer.scan.usable}
+    resolved.broken = [one for one in resolved.broken if not _in(one.wanted, clouded)]
+    found += _about_values(raw, resolved, traced, composition, used)
     values, more = _sound(resolved, found)
     found += more
     return Draft(
@@ -152,13 +153,14 @@ def _choices(composition: Composition) -> dict[str, str | None]:
 
 def _tidy(found: Iterable[Diagnostic], clouded: Iterable[str]) -> tuple[Diagnostic, ...]:
     """Without repetitions, and without what cannot be judged while a section is not readable."""
-    sections = [section for section in clouded if section]
     out: list[Diagnostic] = []
     for one in found:
-        key = one.key or ""
-        follows = one.code in _FOLLOW_UPS and any(
-            key == section or key.startswith(f"{section}.") for section in sections
-        )
+        follows = one.code in _FOLLOW_UPS and _in(one.key, clouded)
         if not follows and one not in out:
             out.append(one)
     return tuple(out)
+
+
+def _in(key: str | None, sections: Iterable[str]) -> bool:
+    """Whether a key lies in one of these sections; the whole config is no section."""
+    return key is not None and any(f"{key}.".startswith(f"{s}.") for s in sections if s)

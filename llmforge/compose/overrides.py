@@ -9,6 +9,9 @@ Whether a key exists is not known before composition: `repair.py` looks at that.
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -23,6 +26,7 @@ from llmforge.diagnostics import Diagnostic, did_you_mean, near
 from llmforge.origins import Origin
 
 Kind = Literal["set", "add", "force", "delete"]
+_NOTHING = ("null", "none", "off", "no", "false", "")
 _PREFIX: dict[Kind, str] = {"set": "", "add": "+", "force": "++", "delete": "~"}
 
 
@@ -168,7 +172,7 @@ def unknown_option(group: str, wrong: Any, known: list[str], origin: Origin) -> 
     name = "null" if wrong is None else str(wrong)
     notes = (*did_you_mean(name, known), f"options of `{group}`: {', '.join(known) or 'none'}")
     best = near(name, known, limit=1)
-    if not best and wrong in (None, False) and "none" in known:
+    if not best and name.lower() in _NOTHING and "none" in known:
         best = ["none"]
     return Diagnostic(
         "LF102",
@@ -183,6 +187,17 @@ def unknown_option(group: str, wrong: Any, known: list[str], origin: Origin) -> 
 def _has(library: Library, group: str, option: str) -> bool:
     # an interpolated option is Hydra's to resolve, `???` asks for a choice
     return "${" in option or option == "???" or library.find(f"{group}/{option}") is not None
+
+
+def override_text(key: str, value: Any) -> str | None:
+    """The override that sets a scalar, ready to paste; None for a list or a mapping."""
+    if isinstance(value, dict | list):
+        return None
+    if value is None or isinstance(value, bool):
+        return f"{key}={json.dumps(value)}"
+    text = str(value)
+    plain = not isinstance(value, str) or re.fullmatch(r"[A-Za-z_][\w./-]*", text)
+    return shlex.quote(f"{key}={text}" if plain else f"{key}={json.dumps(text)}")
 
 
 def _drop_rivals(out: Parsed) -> None:

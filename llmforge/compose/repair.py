@@ -12,19 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from llmforge.compose.hydra_link import Composition, HydraLink
 from llmforge.compose.overrides import Override, unknown_option
+from llmforge.compose.refusals import clashes, refused, refused_choice, stray_override, who_asks
 from llmforge.compose.unknown import Unknowns
 from llmforge.diagnostics import Diagnostic, near
-from llmforge.origins import Origin
 
-_MOST_MISSING_FILES = 50
+_MOST_REPAIRS = 50
 
 
 @dataclass
@@ -54,22 +53,22 @@ def repair(link: HydraLink, overrides: Sequence[Override]) -> Repaired:
     return out
 
 
-def _choices(
-    link: HydraLink, out: Repaired, choices: Sequence[Override]
-) -> Composition | None:
+def _choices(link: HydraLink, out: Repaired, choices: Sequence[Override]) -> Composition | None:
     """The composition of all choices that Hydra takes; None if not even the defaults compose."""
     base = _compose(link, out, choices)
     if isinstance(base, Composition):
         out.overrides = list(choices)
         return base
+    out.diagnostics += clashes(link, choices, base)
     base = _compose(link, out, ())
     if isinstance(base, Exception):
-        out.diagnostics.append(_refused(base, None))
+        out.diagnostics += clashes(link, (), base) or [refused(base, None)]
         return None
     for choice in choices:
         tried = _compose(link, out, (*out.overrides, choice))
         if isinstance(tried, Exception):
-            out.diagnostics.append(_refused_choice(choice, tried))
+            if not clashes(link, (*out.overrides, choice), tried):
+                out.diagnostics.append(refused_choice(choice, tried))
         else:
             out.overrides.append(choice)
             base = tried
@@ -80,7 +79,7 @@ def _compose(
     link: HydraLink, out: Repaired, overrides: Sequence[Override]
 ) -> Composition | Exception:
     """Compose; a missing file is reported once and something stands in for it from then on."""
-    for _ in range(_MOST_MISSING_FILES):
+    for _ in range(_MOST_REPAIRS):
         try:
             return link.compose(overrides)
         except MissingConfigException as error:
@@ -89,8 +88,12 @@ def _compose(
                 return error
             _stand_in(link, out, missing)
         except Exception as error:  # Hydra raises asserts and KeyErrors too; reported
-            return error
-    return RecursionError(f"more than {_MOST_MISSING_FILES} missing files")
+            stray = stray_override(link.session, error)
+            if stray is None:
+                return error
+            link.session.ignored.append(stray[:2])
+            out.diagnostics.append(stray[2])
+    return RecursionError(f"more than {_MOST_REPAIRS} missing files")
 
 
 def _is_hydras(config_path: str) -> bool:
@@ -106,62 +109,7 @@ def _stand_in(link: HydraLink, out: Repaired, missing: str) -> None:
     link.session.stand_ins[missing] = f"{group}/{best[0]}" if best else None
     if not best:
         out.clouded.add(group.replace("/", "."))
-    out.diagnostics.append(unknown_option(group, option, known, _who_asks(link, missing)))
-
-
-def _who_asks(link: HydraLink, missing: str) -> Origin:
-    """The defaults entry that names a file; the reader has met the file already."""
-    library = link.session.library
-    for config_path in sorted(link.session.read):
-        found = link.session.scan(config_path)
-        folder = config_path.rpartition("/")[0]
-        for include in found.includes if found else ():
-            names = include.name if isinstance(include.name, list) else [include.name]
-            group = include.group_path(folder)
-            if found and any(_joined(group, name) == missing for name in names):
-                return Origin("file", library.show(found.path), include.raw, include.line)
-    return Origin("file", "defaults list", missing)
-
-
-def _joined(group: str, name: Any) -> str:
-    return f"{group}/{name}".lstrip("/")
-
-
-def _refused_choice(override: Override, error: Exception) -> Diagnostic:
-    """LF102 when a group is not in the defaults list, or was chosen in a way Hydra refuses."""
-    said = _said(error)
-    absent = "No match in the defaults list" in said or "Could not override" in said
-    if absent and override.kind == "set":
-        return Diagnostic(
-            "LF102",
-            f"group `{override.target}` is not part of the config",
-            key=override.key.replace("/", "."),
-            origins=(override.origin(),),
-            notes=("a group that the primary config does not list is added with `+`",),
-            hint=f"+{override.text}",
-        )
-    return _refused(error, override)
-
-
-def _refused(error: Exception, override: Override | None) -> Diagnostic:
-    """LF100: what Hydra says, for what has no code of its own."""
-    what = f"override `{override.text}`" if override else "the config files"
-    reason = "too many levels" if isinstance(error, RecursionError) else _said(error)
-    return Diagnostic(
-        "LF100",
-        f"{what} cannot be composed: {reason}",
-        key=override.key.replace("/", ".") if override else None,
-        origins=(override.origin(),) if override else (),
-    )
-
-
-def _said(error: Exception) -> str:
-    """The words of an exception, those of its cause if it has none."""
-    text = str(error).strip() or (str(error.__cause__).strip() if error.__cause__ else "")
-    known = isinstance(error, HydraException | OmegaConfBaseException)
-    lines = [line.strip() for line in text.splitlines() if line.strip()][:2]
-    words = " ".join(lines) or type(error).__name__
-    return words if known or not lines else f"{type(error).__name__}: {words}"
+    out.diagnostics.append(unknown_option(group, option, known, who_asks(link, missing)))
 
 
 def _values(
@@ -179,7 +127,7 @@ def _values(
         try:
             _apply(config, override)
         except (OmegaConfBaseException, LookupError, TypeError, ValueError) as error:
-            out.diagnostics.append(_refused(error, override))
+            out.diagnostics.append(refused(error, override))
         else:
             good.append(override)
     return good
@@ -203,7 +151,7 @@ def _one_by_one(link: HydraLink, out: Repaired, overrides: Sequence[Override]) -
     for override in overrides:
         tried = _compose(link, out, (*good, override))
         if isinstance(tried, Exception):
-            out.diagnostics.append(_refused(tried, override))
+            out.diagnostics.append(refused(tried, override))
         else:
             good.append(override)
     return good

@@ -18,8 +18,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError
 
-from llmforge.compose.origins import MISSING
-from llmforge.diagnostics import Diagnostic, did_you_mean, near
+from llmforge.compose.tree import MISSING
+from llmforge.diagnostics import Diagnostic, near
 from llmforge.origins import Origins, leaves
 
 
@@ -38,6 +38,11 @@ class Broken:
             return None
         found = re.search(r"Interpolation key '(.+?)' not found", str(self.error))
         return found[1] if found else None
+
+    @property
+    def wanted(self) -> str | None:
+        """That key, from the top."""
+        return _absolute(self.missing, self.key) if self.missing else None
 
 
 @dataclass
@@ -145,19 +150,27 @@ def broken_interpolation(broken: Broken, known: Iterable[str], origins: Origins)
             origins=chain,
             notes=(f"as written: {broken.text}",),
         )
-    full = _absolute(wanted, broken.key)
-    best = near(full, known, limit=1)
+    best = _nearest(broken.wanted or wanted, list(known))
     hint = None
     if best:
-        hint = shlex.quote(f"{broken.key}={broken.text.replace(wanted, best[0])}")
+        hint = shlex.quote(f"{broken.key}={broken.text.replace(wanted, best)}")
     return Diagnostic(
         "LF106",
         f"`{broken.key}` refers to `{wanted}`, which does not exist",
         key=broken.key,
         origins=chain,
-        notes=(*did_you_mean(full, known), f"as written: {broken.text}"),
+        notes=(*([f"did you mean `{best}`?"] if best else []), f"as written: {broken.text}"),
         hint=hint,
     )
+
+
+def _nearest(wanted: str, known: list[str]) -> str | None:
+    """The key that was probably meant: a sibling of its name, else any key."""
+    section, _, last = wanted.rpartition(".")
+    siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == section}
+    if found := near(last, siblings, limit=1):
+        return siblings[found[0]]
+    return next(iter(near(wanted, known, limit=1)), None)
 
 
 def _reason(error: Exception) -> str:

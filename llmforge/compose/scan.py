@@ -9,6 +9,7 @@ It does not compose: packages and precedence are Hydra's business.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -80,7 +81,7 @@ class Scan:
         notes = fault.notes
         if fault.line is not None and fault.line <= len(lines):
             excerpt = lines[fault.line - 1].rstrip()[:160]
-            notes = (f"line {fault.line}, column {fault.column}: {excerpt}", *notes)
+            notes = (f"line {fault.line}: {excerpt}", *notes)
         origin = Origin("file", shown, fault.value, fault.line)
         place = origin.place if fault.column is None else f"{origin.place}:{fault.column}"
         return Diagnostic(
@@ -110,6 +111,9 @@ def _scan_text(path: Path, size: int) -> Scan:
         return Scan(path, faults=(fault,), usable=False)
     try:
         text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        fault = Fault("LF107", f"file cannot be read: {error.strerror}")
+        return Scan(path, faults=(fault,), usable=False)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         fault = Fault("LF107", f"byte {error.start} is not UTF-8", line=line)
@@ -128,15 +132,25 @@ def _read(path: Path, text: str) -> Scan:
         return Scan(path, text)
     if not isinstance(node, yaml.MappingNode):
         empty = isinstance(node, yaml.ScalarNode) and node.value in ("", "~", "null")
-        fault = Fault(
-            "LF107", "a config file holds a mapping, not a single value or a list", line=1
-        )
+        fault = Fault("LF107", "no mapping of keys to values", line=1, column=1)
         return Scan(path, text, faults=() if empty else (fault,), usable=empty)
-    builder = Builder(loader)
+    builder = Builder(loader, _header_faults(text))
     tree = builder.mapping(node)
     entry = tree.pop("defaults", None)
     includes = [] if entry is None else _includes(entry, node, builder.faults)
     return Scan(path, text, tree, tuple(includes), entry is not None, tuple(builder.faults))
+
+
+def _header_faults(text: str) -> list[Fault]:
+    """Hydra's `# @package name` lines at the top: exactly one word each."""
+    found = []
+    for number, line in enumerate(text[:512].splitlines(), 1):
+        if line.strip() and not re.match(r"\s*#\s*@", line):
+            break
+        if line.strip() and len(line.strip().lstrip("#").split()) != 2:
+            fault = Fault("LF107", "a header reads `# @package name`", line=number, column=1)
+            found.append(fault)
+    return found
 
 
 def _includes(entry: Entry, root: yaml.MappingNode, faults: list[Fault]) -> list[Include]:

@@ -36,6 +36,8 @@ class Session:
     library: Library
     stand_ins: dict[str, str | None] = field(default_factory=dict)
     """Missing config path -> the near match to read instead (None: an empty one); repairs only."""
+    ignored: list[tuple[str, Any]] = field(default_factory=list)
+    """Entries of defaults lists that Hydra refuses, by config path; repairs only."""
     circles: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Config path -> the circle of files its defaults list runs into."""
     read: set[str] = field(default_factory=set)
@@ -57,10 +59,13 @@ class Session:
         if found is None:
             return {}
         config = found.config()
-        if config_path not in self.circles and (circle := self._circle(config_path)):
-            self.circles[config_path] = circle
-        if config_path in self.circles:
+        if circle := self._circle(self.stand_ins.get(config_path) or config_path):
+            if not self.stand_ins:  # a circle through a stand-in is not the user's
+                self.circles[config_path] = circle
             config["defaults"] = [raw for raw in config["defaults"] if raw == "_self_"]
+        if "defaults" in config:
+            ignored = [raw for path, raw in self.ignored if path == config_path]
+            config["defaults"] = [raw for raw in config["defaults"] if raw not in ignored]
         if self.names_only:
             return {"defaults": config["defaults"]} if "defaults" in config else {}
         return config
@@ -74,6 +79,7 @@ class Session:
             found = self.scan(here)
             for include in found.includes if found else ():
                 below = None if include.group else include.config_path(here.rpartition("/")[0])
+                below = self.stand_ins.get(below or "") or below
                 if below == start:
                     way = [start, here]
                     while way[-1] != start:
@@ -107,8 +113,14 @@ class LlmforgeSource(ConfigSource):
             config=OmegaConf.create(session.config(config_path)),
             path=f"{SCHEME}://{self.path}",
             provider=self.provider,
-            header=self._get_header_dict(found.text[:512] if found else ""),
+            header=self._header(found),
         )
+
+    def _header(self, found: Scan | None) -> dict[str, str | None]:
+        try:
+            return self._get_header_dict(found.text[:512] if found else "")
+        except ValueError:  # the scan has a fault for it
+            return {"package": None}
 
     def is_config(self, config_path: str) -> bool:
         """Whether this dir has the file, or a repair stands in for it."""

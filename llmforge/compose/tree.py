@@ -21,6 +21,9 @@ from llmforge.compose.limits import MAX_INTERPOLATION, PARSER, Fault
 FORBIDDEN = frozenset({"_target_", "_recursive_", "_partial_", "_convert_", "_args_"})
 """Keys by which `hydra.utils.instantiate` would run code named in a file."""
 
+MISSING = "???"
+"""A value that somebody has to give."""
+
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = frozenset(_TAG + name for name in ("str", "int", "float", "bool", "null"))
 _MERGE = _TAG + "merge"

@@ -16,12 +16,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from llmforge.compose.elsewhere import find_in_options
 from llmforge.compose.library import Library
 from llmforge.compose.overrides import Override
-from llmforge.compose.scan import scan
-from llmforge.compose.tree import Tree, unparsable
+from llmforge.compose.tree import unparsable
 from llmforge.diagnostics import Diagnostic, did_you_mean, near
 from llmforge.origins import leaves
+
+_MOST_NAMES = 12
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,14 @@ class Unknowns:
         if bad := _broken_text(override):
             return [bad]
         path = override.key.split(".")
+        tree = OmegaConf.to_container(self.config, resolve=False)
+        unknown = _first_unknown(tree, path)
+        if bad := self._clash(override, tree, path, unknown):
+            return [bad]
         if override.kind == "add":
             return self._already_there(override)
         if override.kind == "force":
             return []
-        tree = OmegaConf.to_container(self.config, resolve=False)
-        unknown = _first_unknown(tree, path)
         if unknown is not None:
             return [self._unknown_key(override, override.key, tree, unknown)]
         if override.kind == "set" and isinstance(override.value, dict):
@@ -54,6 +58,24 @@ class Unknowns:
                 if (index := _first_unknown(tree, below)) is not None
             ]
         return []
+
+    def _clash(
+        self, override: Override, tree: Any, path: list[str], unknown: int | None
+    ) -> Diagnostic | None:
+        """LF119 for a list put on a mapping or the other way round; LF101 for a bad index."""
+        if unknown is not None:
+            in_list = isinstance(_at(tree, path[:unknown]), list)
+            return self._unknown_key(override, override.key, tree, unknown) if in_list else None
+        known = _at(tree, path)
+        there, given = _shape(known), _shape(override.value)
+        if override.kind == "delete" or there is None or given is None or there == given:
+            return None
+        return Diagnostic(
+            "LF119",
+            f"`{override.key}` is a {there}, and `{override.text}` is a {given}",
+            key=override.key,
+            origins=(override.origin(),),
+        )
 
     def _already_there(self, override: Override) -> list[Diagnostic]:
         try:
@@ -93,17 +115,21 @@ class Unknowns:
         siblings = sorted(map(str, above)) if isinstance(above, dict) else []
         section = ".".join(path[:index])
         message = f"unknown key `{key}`"
-        hint, notes = self._in_other_options(override, key)
-        if hint is None:
+        notes: tuple[str, ...] = ()
+        hint = None
+        if other := find_in_options(self.library, self.choices, key):
+            notes = (other.note,)
+            hint = f"{other.group}={other.best} {shlex.quote(override.text)}"
+        else:
             meant = self._meant(tree, path, index, siblings)
             if meant is not None:
                 notes = (f"did you mean `{meant}`?",)
-                hint = _respelt(override, meant) if key == override.key else None
+                hint = _respelt(override, key, meant)
+            elif above == {} and override.kind == "set":
+                notes = (f"`{section}` is empty; `+` adds a key to it",)
+                hint = shlex.quote(f"+{override.text}")
             else:
-                notes = did_you_mean(path[index], siblings)
-        if section and not notes:
-            listed = ", ".join(siblings[:12]) or "none"
-            notes = (f"keys of `{section}`: {listed}{', ...' if len(siblings) > 12 else ''}",)
+                notes = did_you_mean(path[index], siblings) or _about(section, above)
         return Diagnostic(
             "LF101", message, key=key, origins=(override.origin(),), notes=notes, hint=hint
         )
@@ -127,49 +153,6 @@ class Unknowns:
             hint=f"{best[0]}={option[0] if option else '<option>'}",
         )
 
-    def _in_other_options(self, override: Override, key: str) -> tuple[str | None, tuple[str, ...]]:
-        """Options of the section's group that do have the key."""
-        for group in self.library.groups():
-            section = group.replace("/", ".")
-            if not key.startswith(f"{section}."):
-                continue
-            rest = key.removeprefix(f"{section}.").split(".")
-            chosen = self.choices.get(group)
-            having = [
-                name
-                for name in self.library.option_names(group)
-                if name != chosen and _has(self._option(group, name), rest)
-            ]
-            if having:
-                first = self._plainest(group, having, rest)
-                note = f"`{group}={chosen}` does not have it; these do: {', '.join(having)}"
-                return f"{group}={first} {shlex.quote(override.text)}", (note,)
-        return None, ()
-
-    def _plainest(self, group: str, names: list[str], rest: list[str]) -> str:
-        """The option to propose: `default`, else one that sets the key itself, else any."""
-        if "default" in names:
-            return "default"
-        own = [n for n in names if _has([self._tree(group, n)], rest) and not self._bases(group, n)]
-        return (own or names)[0]
-
-    def _option(self, group: str, name: str, seen: tuple[str, ...] = ()) -> list[Tree]:
-        """The trees of an option and of what it inherits."""
-        trees = [self._tree(group, name)]
-        for base in self._bases(group, name):
-            if base not in seen:
-                trees += self._option(group, base, (*seen, name))
-        return trees
-
-    def _tree(self, group: str, name: str) -> Tree:
-        path = self.library.find(f"{group}/{name}")
-        return scan(path).tree if path is not None else {}
-
-    def _bases(self, group: str, name: str) -> list[str]:
-        path = self.library.find(f"{group}/{name}")
-        includes = scan(path).includes if path is not None else ()
-        return [i.name for i in includes if not i.group and i.name != "_self_"]
-
     def _meant(self, tree: Any, path: list[str], index: int, siblings: list[str]) -> str | None:
         """The existing key nearest to an unknown one."""
         for candidate in near(path[index], siblings):
@@ -182,18 +165,41 @@ class Unknowns:
         return mine[0] if len(mine) == 1 else None
 
 
-def _respelt(override: Override, key: str) -> str:
-    """The same override of another key."""
+def _shape(value: Any) -> str | None:
+    if isinstance(value, list):
+        return "list"
+    return "mapping" if isinstance(value, dict) else None
+
+
+def _about(section: str, above: Any) -> tuple[str, ...]:
+    """What is there instead of the key."""
+    if not section:
+        return ()
+    if isinstance(above, dict):
+        names = sorted(map(str, above))
+        listed = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+        return (f"keys of `{section}`: {listed}",)
+    if isinstance(above, list):
+        return (f"`{section}` is a list of {len(above)}, counted from 0",)
+    return (f"`{section}` is a value, not a section",)
+
+
+def _respelt(override: Override, key: str, meant: str) -> str | None:
+    """The override with the key that was meant, also inside a mapping value."""
     prefix = "~" if override.kind == "delete" else ""
-    value = override.text.partition("=")
-    return shlex.quote(f"{prefix}{key}{value[1]}{value[2]}")
+    _, equals, value = override.text.partition("=")
+    if key == override.key:
+        return shlex.quote(f"{prefix}{meant}{equals}{value}")
+    wrong, right = key.rpartition(".")[2], meant.rpartition(".")[2]
+    return shlex.quote(override.text.replace(wrong, right)) if value.count(wrong) == 1 else None
 
 
 def _broken_text(override: Override) -> Diagnostic | None:
     """LF106 for an interpolation on the command line that does not parse."""
     for _, value in leaves({"": override.value}):
         if isinstance(value, str) and "${" in value and (why := unparsable(value)):
-            return Diagnostic(why[0], why[1], key=override.key, origins=(override.origin(),))
+            message = f"`{override.key}`: {why[1]}"
+            return Diagnostic(why[0], message, key=override.key, origins=(override.origin(),))
     return None
 
 
@@ -227,16 +233,3 @@ def _new_keys(known: Any, value: dict[Any, Any], path: list[str]) -> Iterator[li
             yield here
         elif isinstance(below, dict):
             yield from _new_keys(known[key], below, here)
-
-
-def _has(trees: list[Tree], path: list[str]) -> bool:
-    return any(_has_one(tree, path) for tree in trees)
-
-
-def _has_one(tree: Any, path: list[str]) -> bool:
-    for part in path:
-        entry = tree.get(part) if isinstance(tree, dict) else None
-        if entry is None:
-            return False
-        tree = entry.value
-    return True

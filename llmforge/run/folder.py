@@ -27,70 +27,21 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llmforge.plan import Plan
 from llmforge.run import checkpoints, processes
 from llmforge.run.checkpoints import Checkpoint
+from llmforge.run.status import Status, StatusRecord, is_alive, timestamp
 
 _status_lock = threading.RLock()
 """The tracker's thread and the training loop of one process both write statuses."""
 
 
-class Status(StrEnum):
-    """Where a run stands."""
-
-    CREATED = "CREATED"
-    """The folder is there, nothing has run."""
-    RUNNING = "RUNNING"
-    INTERRUPTED = "INTERRUPTED"
-    """Stopped on request, its state saved; the same command continues."""
-    FAILED = "FAILED"
-    FINISHED = "FINISHED"
-
-
 class RunBusy(RuntimeError):
     """Another process works in the folder."""
-
-
-@dataclass(frozen=True)
-class StatusRecord:
-    """What `status.json` holds."""
-
-    status: Status
-    updated: str = ""
-    """ISO 8601, UTC."""
-    pid: int | None = None
-    """Process of rank 0 while RUNNING."""
-    born: int | None = None
-    """Its start time in kernel ticks: tells it from a later process of the same number."""
-    host: str | None = None
-    stage: str | None = None
-    attempts: int = 0
-    """How many times a worker was started."""
-    reason: str | None = None
-    """One line: why it failed or stopped."""
-    code: str | None = None
-    """`LF8xx` of a failure."""
-    diagnostic: Mapping[str, Any] | None = None
-    """The failure in full: message, key, origins, notes, hint."""
-    warnings: tuple[Mapping[str, Any], ...] = field(default=())
-    """Diagnostics that did not stop the run."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form, as it stands in the file."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> StatusRecord:
-        """Fields a later version added are passed over."""
-        known = {key: data[key] for key in cls.__dataclass_fields__ if key in data}
-        known |= {"status": Status(data["status"]), "warnings": tuple(data.get("warnings", ()))}
-        return cls(**known)
 
 
 class RunFolder:
@@ -180,7 +131,7 @@ class RunFolder:
     def record(self) -> StatusRecord:
         """`status.json`; a RUNNING whose process is gone is told as FAILED (LF804)."""
         found = self._written()
-        if found.status is Status.RUNNING and not _alive(found):
+        if found.status is Status.RUNNING and not is_alive(found):
             return replace(
                 found,
                 status=Status.FAILED,
@@ -200,7 +151,7 @@ class RunFolder:
     def set_status(self, status: Status, **changes: Any) -> StatusRecord:
         """Rewrite `status.json`; fields that are not named keep their value."""
         with _status_lock:
-            found = replace(self._written(), status=status, updated=_timestamp(), **changes)
+            found = replace(self._written(), status=status, updated=timestamp(), **changes)
             self.write_json("status.json", found.to_dict())
         return found
 
@@ -287,14 +238,3 @@ class RunFolder:
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
-
-
-def _timestamp() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _alive(record: StatusRecord) -> bool:
-    """Is the process that wrote RUNNING still there? On another host: assumed so."""
-    if record.pid is None or (record.host and record.host != platform.node()):
-        return True
-    return processes.exists(record.pid) and record.born == processes.born(record.pid)

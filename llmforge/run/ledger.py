@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmforge.diagnostics import near
-from llmforge.run.folder import RunBusy, RunFolder, Status, StatusRecord
+from llmforge.run.folder import RunBusy, RunFolder
+from llmforge.run.status import Status, StatusRecord
 
 __all__ = ["RunBusy", "RunFolder", "Status", "StatusRecord", "find_run", "list_runs"]
 

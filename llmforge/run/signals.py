@@ -42,6 +42,11 @@ class StopFlag:
         """Ask for a stop; the first reason is kept."""
         self.reason = self.reason or reason
 
+    def check(self) -> None:
+        """Raise `StopRequested` if a stop was asked for."""
+        if self:
+            raise StopRequested(self.reason)
+
     @contextmanager
     def immediate(self) -> Iterator[None]:
         """Inside, a request raises `StopRequested` where the program stands.
@@ -52,8 +57,7 @@ class StopFlag:
         before = self._immediate
         self._immediate = True
         try:
-            if self:
-                raise StopRequested(self.reason)
+            self.check()
             yield
         finally:
             self._immediate = before
@@ -67,8 +71,8 @@ class StopFlag:
             yield
         finally:
             self._immediate = before
-        if self._immediate and self:
-            raise StopRequested(self.reason)
+        if self._immediate:
+            self.check()
 
     def listen(self, *signals: signal.Signals) -> None:
         """Take SIGTERM and SIGINT (or `signals`) over; main thread only."""

@@ -181,6 +181,22 @@ def closing(
     return text
 
 
+def rows_line(report: Mapping[str, Any]) -> str:
+    """Samples and tokens of a preparation."""
+    sides = [(word, report.get(side)) for side, word in _SIDES]
+    return ", ".join(
+        f"{side['used']:,} {word} samples of {side['tokens']:,} tokens"
+        for word, side in sides
+        if side
+    )
+
+
+def figures(found: Mapping[str, Any]) -> str:
+    """The numbers among an evaluation's figures, one a line."""
+    numbers = {k: v for k, v in found.items() if isinstance(v, int | float)}
+    return "\n".join(f"{name:<20}{value:,.6g}" for name, value in numbers.items())
+
+
 def _one_line(value: Any) -> str:
     return " ⏎ ".join(str(value if value is not None else "").strip().splitlines())
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmforge.registry import register
-from llmforge.schema.base import Auto, Effect, PositiveInt, Spec
+from llmforge.schema.base import Auto, Effect, NonNegativeInt, PositiveInt, Spec
 
 Shape = Literal["text", "prompt_completion", "messages"]
 
@@ -30,7 +30,7 @@ class DataSpec(Spec):
     """Use only the first N training rows; null takes all."""
     max_eval_rows: PositiveInt | None
     """Use only the first N evaluation rows; null takes all."""
-    shuffle: bool
+    shuffle: Annotated[bool, Effect.NUMERICS]
     """Shuffle the training rows each epoch with the run's seed."""
 
 
@@ -69,6 +69,9 @@ class JsonlData(DataSpec):
     """File or files; their digests enter the fingerprint, not their paths."""
     evaluation: Annotated[str | list[str] | None, Effect.BOOKKEEPING]
     """Evaluation file or files; null holds out `eval_fraction` of the training rows."""
+    split_seed: NonNegativeInt
+    """Seed of which rows are held out, apart from the run's seed: runs that differ in their seed
+    only share the prepared data and are measured on the same rows."""
     fields: Fields
     """Names of the columns in the files."""
 

@@ -194,7 +194,7 @@ class Scalars(Spec):
     name: Annotated[str, Effect.BOOKKEEPING, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
     """Short name of the run: letters, digits, `_`, `.`, `-`."""
     seed: NonNegativeInt
-    """Seed of weights, shuffling, dropout and the held-out split."""
+    """Seed of weights, shuffling and dropout."""
     deterministic: Annotated[bool, Effect.SPEED]
     """Use deterministic kernels where they exist: bit-equal repeats, slower on GPUs."""
 

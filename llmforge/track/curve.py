@@ -25,6 +25,7 @@ def draw_curve(journal_file: Path, target: Path, title: str) -> Path | None:
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     # without pyplot: its global state and its choice of a display are not wanted in a worker
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -47,6 +48,7 @@ def draw_curve(journal_file: Path, target: Path, title: str) -> Path | None:
         rates.plot(*zip(*rate.items(), strict=True), color=RATE, linewidth=1.2)
     rates.set_ylabel("learning rate", fontsize=8)
     rates.set_xlabel("optimizer step")
+    rates.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (losses, rates):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)

@@ -20,8 +20,10 @@ from typing import Any
 from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.plan import Plan
 from llmforge.run import environment
-from llmforge.run.folder import RunFolder, Status
-from llmforge.track.record import MlflowRecord, public
+from llmforge.run.folder import RunFolder
+from llmforge.run.status import Status
+from llmforge.track.address import public
+from llmforge.track.record import MlflowRecord
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from llmforge.plan import Plan
-from llmforge.run.folder import RunFolder, Status
+from llmforge.run.folder import RunFolder
+from llmforge.run.status import Status
 
 
 @runtime_checkable

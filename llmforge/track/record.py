@@ -10,21 +10,26 @@ active run, no autologging, no system metrics, and no weights are copied.
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from llmforge.origins import leaves
 from llmforge.plan import Plan
 from llmforge.run import environment, journal
-from llmforge.run.folder import RunFolder, Status
+from llmforge.run.folder import RunFolder
+from llmforge.run.status import Status
+from llmforge.track.address import (
+    absolute_uri,
+    artifact_location,
+    is_server,
+    one_at_a_time,
+    public,
+)
 
 ENDINGS = {
     Status.FINISHED: "FINISHED",
@@ -64,7 +69,7 @@ class MlflowRecord:
     @property
     def address(self) -> str:
         """Where a person finds it."""
-        if self.uri.startswith("http"):
+        if is_server(self.uri):
             place = f"experiments/{self._state.get('experiment_id')}/runs/{self.run_id}"
             return f"{self.uri.rstrip('/')}/#/{place}"
         return f"experiment `{self.experiment}` in {public(self.uri)}"
@@ -142,10 +147,10 @@ class MlflowRecord:
         token = environment.secret(self.plan.settings["tracking"]["token"])
         if token:
             os.environ["MLFLOW_TRACKING_TOKEN"] = token
-        quieten()
         from mlflow.tracking import MlflowClient
 
-        with _one_at_a_time(self.uri):
+        quieten()  # after the import, which sets levels of its own
+        with one_at_a_time(self.uri):
             client = MlflowClient(self.uri)
             client.search_experiments(max_results=1)
         return client
@@ -176,7 +181,7 @@ class MlflowRecord:
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException
 
-        with _one_at_a_time(self.uri):
+        with one_at_a_time(self.uri):
             found = self._client.get_experiment_by_name(self.experiment)
             if found is None:
                 place = artifact_location(self.uri, self.experiment)
@@ -271,50 +276,10 @@ def parameters(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield key[:250], text
 
 
-def absolute_uri(uri: str) -> str:
-    """A relative SQLite path becomes absolute: processes may have other working folders."""
-    prefix = "sqlite:///"
-    if not uri.startswith(prefix) or uri.removeprefix(prefix).startswith(("/", ":")):
-        return uri
-    return f"{prefix}{Path(uri.removeprefix(prefix)).absolute()}"
-
-
-def artifact_location(uri: str, experiment: str) -> str | None:
-    """Where a new experiment keeps files: beside a local database; a server decides itself."""
-    if uri.startswith("http"):
-        return None
-    file = uri.removeprefix("sqlite:///")
-    base = Path(file).parent if file != uri and file.startswith("/") else Path.cwd()
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in experiment)
-    return (base / "mlartifacts" / safe).as_uri()
-
-
-def public(uri: str) -> str:
-    """The address without user name and password."""
-    scheme, mark, rest = uri.partition("://")
-    place, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{place.rpartition('@')[2]}{slash}{path}"
-
-
 def quieten() -> None:
-    """Keep the libraries' chatter (migrations, run links, git notes) out of the log."""
+    """Keep the libraries' chatter (migrations, run links) out of the log."""
     import logging
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-
-
-@contextmanager
-def _one_at_a_time(uri: str) -> Iterator[None]:
-    """Two processes that create the tables of one new database at once would both fail."""
-    if uri.startswith("http"):
-        yield
-        return
-    digest = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    path = Path(tempfile.gettempdir()) / f"llmforge-{os.getuid()}-{digest}.lock"
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

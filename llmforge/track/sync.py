@@ -11,7 +11,8 @@ import subprocess
 import sys
 
 from llmforge import registry
-from llmforge.run.folder import RunFolder, Status
+from llmforge.run.folder import RunFolder
+from llmforge.run.status import Status
 from llmforge.track.protocol import Tracker
 
 PATIENCE = 20.0

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 
-from llmforge.track.record import absolute_uri
+from llmforge.track.address import absolute_uri, is_server
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -29,11 +29,6 @@ def ui_command(uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]
     store = ["--backend-store-uri", absolute_uri(uri)]
     place = ["--host", host, "--port", str(port), "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "ui", *store, *place]
-
-
-def is_server(uri: str) -> bool:
-    """Is the address that of a running server?"""
-    return uri.startswith(("http://", "https://"))
 
 
 def serve(uri: str, host: str = "127.0.0.1", port: int = 5000) -> int:

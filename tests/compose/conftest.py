@@ -119,12 +119,19 @@ def draft(conf: Path) -> Compose:
     return composer
 
 
-def codes(draft: Draft) -> list[str]:
-    return sorted(one.code for one in draft.diagnostics)
+@pytest.fixture
+def only() -> Callable[[Draft, str], Diagnostic]:
+    """`only(draft, "LF101")`: the one diagnostic of that code."""
+
+    def finder(draft: Draft, code: str) -> Diagnostic:
+        found = [one for one in draft.diagnostics if one.code == code]
+        assert len(found) == 1, [(one.code, one.message) for one in draft.diagnostics]
+        return found[0]
+
+    return finder
 
 
-def only(draft: Draft, code: str) -> Diagnostic:
-    """The one diagnostic of that code."""
-    found = [one for one in draft.diagnostics if one.code == code]
-    assert len(found) == 1, [(one.code, one.message) for one in draft.diagnostics]
-    return found[0]
+@pytest.fixture
+def codes() -> Callable[[Draft], list[str]]:
+    """The codes of all diagnostics, sorted."""
+    return lambda draft: sorted(one.code for one in draft.diagnostics)

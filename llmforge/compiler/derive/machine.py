@@ -102,10 +102,12 @@ def derive_attention(context: Context) -> Step:
         return Step()
     reads = ("hardware.device", "precision.compute", "model")
     family = context.facts.model_config.get("model_type")
+    cuda = hardware(context).device == "cuda"
     half = spec.precision.compute != "float32"
     if family in _EAGER_ONLY:
         value, why = "eager", f"transformers' {family} has no fused attention"
-    elif hardware(context).device == "cuda" and half and context.facts.has("flash-attn"):
+    elif hardware(context).bf16 and cuda and half and context.facts.has("flash-attn"):
+        # its kernels need the GPU generation that brought bfloat16
         value, why = "flash_attention_2", "flash-attn is installed and the compute format is 16-bit"
     else:
         value, why = "sdpa", "PyTorch's fused attention runs everywhere"

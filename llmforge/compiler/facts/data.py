@@ -93,8 +93,8 @@ def _builtin(data: BuiltinData, cache: Path) -> DataFacts:
         from llmforge.samples.conversations import generate, split
 
         rows = generate(data.generator_seed, data.rows)
-        train, evaluation = split(rows, data.generator_seed, data.eval_fraction)
-        known = [len(train), len(evaluation)]
+        held = split(rows, data.generator_seed, data.eval_fraction)[1] if data.eval_fraction else []
+        known = [len(rows) - len(held), len(held)]
         remember(cache, "builtin.json", key, known)
     return DataFacts(
         "messages",
@@ -182,8 +182,8 @@ def _read_rows(
                     "LF502",
                     f"{path} holds no rows",
                     key=key,
-                    notes=(f"{size} bytes, no line with content",),
-                    hint=f"{key}=<a file with one JSON object a line>",
+                    notes=("only blank lines" if size else "the file is empty",),
+                    hint=f"{key}=<file>",
                 )
             ],
         )
@@ -200,7 +200,8 @@ def _line_fault(
     raw: bytes, place: str, key: str, fields: Fields, shape: str | None
 ) -> tuple[Diagnostic | None, str | None]:
     try:
-        row = json.loads(raw.decode("utf-8-sig" if place.endswith(":1") else "utf-8"))
+        text = raw.decode("utf-8-sig" if place.endswith(":1") else "utf-8")
+        row = json.loads(text.rstrip("\r\n"))
     except UnicodeDecodeError as error:
         return _not_utf8(raw, error, place, key), shape
     except (json.JSONDecodeError, RecursionError) as error:

@@ -21,6 +21,7 @@ _LLAMA = {
     "context": "max_position_embeddings",
 }
 _NO_GROUPS = {name: value for name, value in _LLAMA.items() if name != "kv_heads"}
+_LEARNED_POSITIONS = ("opt", "gpt2", "gpt_neo")
 _NAMES: dict[str, dict[str, str]] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -71,14 +72,16 @@ def shape_faults(model: ScratchModel) -> list[Diagnostic]:
         return Diagnostic("LF605", message, key=f"model.{field}", hint=f"model.{field}={value}")
 
     found = []
+    rotary = model.family not in _LEARNED_POSITIONS
     if model.hidden % model.heads:
-        fitting = max(1, round(model.hidden / model.heads)) * model.heads
+        step = model.heads * (2 if rotary else 1)
+        fitting = max(1, round(model.hidden / step)) * step
         found.append(
             fault(
                 f"width {model.hidden} does not divide over {model.heads} heads", "hidden", fitting
             )
         )
-    elif (model.hidden // model.heads) % 2:
+    elif rotary and (model.hidden // model.heads) % 2:
         width = model.hidden // model.heads
         found.append(
             fault(

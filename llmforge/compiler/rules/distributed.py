@@ -29,7 +29,7 @@ def zero3_with_bitsandbytes(context: Context) -> Iterator[Diagnostic]:
             "LF401",
             "ZeRO stage 3 over a bitsandbytes base",
             key="deepspeed.stage",
-            hint="deepspeed=stage2",
+            hint="deepspeed.stage=2",
         )
 
 

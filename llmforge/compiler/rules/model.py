@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from llmforge.compiler.context import Context
 from llmforge.compiler.facts.families import match_modules
+from llmforge.compiler.parse import override
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic, Severity, near
 from llmforge.schema.model import Lora, ScratchModel
@@ -46,8 +47,16 @@ def lora_targets_hit_too_few(context: Context) -> Iterator[Diagnostic]:
                 f"LoRA target `{target}` names no module of this model",
                 key="lora.targets",
                 notes=(there,),
-                hint=f"lora.targets=[{','.join(replaced)}]" if guess else "lora.targets=all-linear",
+                hint=override("lora.targets", replaced) if guess else "lora.targets=all-linear",
             )
+    if not targets:
+        yield Diagnostic(
+            "LF601",
+            "LoRA has no targets",
+            key="lora.targets",
+            notes=(there,),
+            hint="lora.targets=all-linear",
+        )
     hit = len(match_modules(model, lora.targets))
     if 0 < hit < lora.expect_modules:
         yield Diagnostic(
@@ -72,4 +81,27 @@ def adapter_over_random_weights(context: Context) -> Iterator[Diagnostic]:
             Severity.WARNING,
             key="lora.kind",
             hint="lora=none",
+        )
+
+
+@rule("LF609", "more tokens than embedding rows")
+def tokens_without_rows(context: Context) -> Iterator[Diagnostic]:
+    """A token whose number is beyond the model's embedding has no row there: the run would end
+    at the first batch that holds one.
+
+    A trained tokenizer has up to `tokenizer.vocabulary` tokens. A checkpoint's own tokenizer
+    (`tokenizer.source=model`) fits its embedding; a model from scratch with
+    `model.vocabulary=auto` gets as many rows as there are tokens.
+    """
+    spec, model = context.spec, context.facts.model
+    if model is None or spec.tokenizer.source != "train":
+        return
+    if spec.tokenizer.vocabulary > model.vocabulary:
+        scratch = isinstance(spec.model, ScratchModel)
+        yield Diagnostic(
+            "LF609",
+            f"a tokenizer of up to {spec.tokenizer.vocabulary:,} tokens for "
+            f"{model.vocabulary:,} embedding rows",
+            key="tokenizer.vocabulary",
+            hint="model.vocabulary=auto" if scratch else "tokenizer.source=model",
         )

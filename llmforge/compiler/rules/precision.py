@@ -8,7 +8,7 @@ from llmforge.compiler.context import Context
 from llmforge.compiler.derive.machine import hardware
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic
-from llmforge.schema.model import BitsAndBytes, NoAdapter
+from llmforge.schema.model import BitsAndBytes, HubModel, ModelSpec, NoAdapter, ScratchModel
 from llmforge.schema.optim import AdamW8bit
 
 
@@ -28,23 +28,27 @@ def four_bit_with_eight_bit(context: Context) -> Iterator[Diagnostic]:
         "int8_fp16_weight": found.int8_fp16_weight,
     }
     own, foreign = (of_four, of_eight) if found.bits == 4 else (of_eight, of_four)
-    width = {4: "8-bit", 8: "4-bit"}[found.bits]
-    for name, value in foreign.items():
-        if value is not None:
-            yield Diagnostic(
-                "LF301",
-                f"{width} setting `{name}` on a {found.bits}-bit base",
-                key=f"quantization.{name}",
-                hint=f"quantization={found.bits}bit",
-            )
-    for name, value in own.items():
-        if value is None:
-            yield Diagnostic(
-                "LF301",
-                f"a {found.bits}-bit base needs `{name}`",
-                key=f"quantization.{name}",
-                hint=f"quantization={found.bits}bit",
-            )
+    missing = [name for name, value in own.items() if value is None]
+    stray = [name for name, value in foreign.items() if value is not None]
+    if missing:
+        yield Diagnostic(
+            "LF301",
+            f"{found.bits}-bit base without {_listed(missing)}",
+            key="quantization.bits",
+            notes=(f"{_listed(stray)} belong to the other width",) if stray else (),
+            hint=f"quantization={found.bits}bit",
+        )
+    elif stray:
+        yield Diagnostic(
+            "LF301",
+            f"{found.bits}-bit base with settings of the other width: {_listed(stray)}",
+            key=f"quantization.{stray[0]}",
+            hint=" ".join(f"quantization.{name}=null" for name in stray),
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 @rule("LF302", "quantizing a base that is quantized")
@@ -77,9 +81,13 @@ def quantized_without_adapter(context: Context) -> Iterator[Diagnostic]:
         yield Diagnostic(
             "LF303",
             "a quantized base cannot be trained without an adapter",
-            key="quantization.kind" if chosen else "model.path",
+            key="quantization.kind" if chosen else _source_key(context.spec.model),
             hint="lora=small",
         )
+
+
+def _source_key(model: ModelSpec) -> str:
+    return "model.id" if isinstance(model, HubModel) else "model.path"
 
 
 @rule("LF304", "float16 on a CPU")
@@ -97,7 +105,7 @@ def float16_on_cpu(context: Context) -> Iterator[Diagnostic]:
                 "LF304",
                 f"float16 {name} on a CPU",
                 key=f"precision.{name}",
-                hint="precision=float32",
+                hint=f"precision.{name}=float32",
             )
             return  # weights follow the compute format; one finding says it
 
@@ -119,7 +127,7 @@ def bfloat16_missing(context: Context) -> Iterator[Diagnostic]:
                 f"bfloat16 {name} on {machine.name}, which has none",
                 key=f"precision.{name}",
                 notes=(f"compute capability {machine.compute_capability}",),
-                hint="precision=float16",
+                hint="precision.compute=float16" if name == "compute" else "precision.weights=auto",
             )
             return  # weights follow the compute format; one finding says it
 
@@ -176,10 +184,30 @@ def float16_masters(context: Context) -> Iterator[Diagnostic]:
     """
     spec = context.spec
     frozen = not isinstance(spec.lora, NoAdapter) or isinstance(spec.quantization, BitsAndBytes)
+    if hardware(context).device == "cpu":
+        return  # LF304 refuses float16 there whoever is trained
     if spec.precision.weights == "float16" and not frozen:
         yield Diagnostic(
             "LF308",
             "all weights are trained, but held in float16",
             key="precision.weights",
             hint="precision.weights=float32",
+        )
+
+
+@rule("LF309", "quantizing random weights")
+def scratch_quantized(context: Context) -> Iterator[Diagnostic]:
+    """bitsandbytes packs a checkpoint's weights while they are loaded; a model from scratch loads
+    none, so the setting would be read by nobody.
+
+    Choose a checkpoint (`model=folder`, `model=hub`), or no quantization.
+    """
+    if isinstance(context.spec.model, ScratchModel) and isinstance(
+        context.spec.quantization, BitsAndBytes
+    ):
+        yield Diagnostic(
+            "LF309",
+            "a model from scratch has no weights to quantize",
+            key="quantization.kind",
+            hint="quantization=none",
         )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from llmforge.compiler.context import Context
+from llmforge.compiler.parse import override
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic
 from llmforge.schema.run import MlflowTracking
@@ -36,8 +37,10 @@ def tracking_uri_unusable(context: Context) -> Iterator[Diagnostic]:
     tracking = context.spec.tracking
     if not isinstance(tracking, MlflowTracking):
         return
-    scheme = urlsplit(tracking.uri).scheme.partition("+")[0]
-    if scheme not in (*_DATABASES, "http", "https"):
+    address = urlsplit(tracking.uri)
+    if address.password:
+        return  # LF703 says so without repeating it
+    if address.scheme.partition("+")[0] not in (*_DATABASES, "http", "https"):
         yield Diagnostic(
             "LF702",
             f"`{tracking.uri}` is not a database or server URI",
@@ -50,13 +53,24 @@ def tracking_uri_unusable(context: Context) -> Iterator[Diagnostic]:
 def password_in_uri(context: Context) -> Iterator[Diagnostic]:
     """A URI with a password would be written into the plan, the run folder and the log.
 
-    Put it into the server's own configuration, or name a token by `tracking.token=env:NAME`.
+    For a server, name the environment variable of a token: `tracking.token=env:NAME`. A database
+    driver finds the password in a place of its own, such as `PGPASSWORD` or `~/.pgpass`.
     """
     tracking = context.spec.tracking
-    if isinstance(tracking, MlflowTracking) and urlsplit(tracking.uri).password:
-        # key without origins: the excerpt would repeat the password
-        yield Diagnostic(
-            "LF703",
-            "the tracking URI holds a password",
-            hint="tracking.token=env:MLFLOW_TRACKING_TOKEN",
-        )
+    if not isinstance(tracking, MlflowTracking):
+        return
+    address = urlsplit(tracking.uri)
+    if not address.password:
+        return
+    server = address.scheme in ("http", "https")
+    place = address.netloc.rpartition("@")[2]
+    user = "" if server else f"{address.username}@"
+    uri = urlunsplit(address._replace(netloc=f"{user}{place}"))
+    token = " tracking.token=env:MLFLOW_TRACKING_TOKEN" if server else ""
+    # no key, hence no origins: the excerpt would repeat the password
+    yield Diagnostic(
+        "LF703",
+        "the tracking URI holds a password",
+        notes=() if server else ("database drivers read it from their own place (`~/.pgpass`)",),
+        hint=f"{override('tracking.uri', uri)}{token}",
+    )

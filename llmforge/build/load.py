@@ -1,0 +1,184 @@
+"""The final model on disk: written whole or not at all, and read back.
+
+In: what was trained. Out: a folder that any engine reads: safetensors, tokenizer with its chat
+template, generation_config that stops at the end of turn. Under LoRA it holds the adapter alone,
+which names its base; a base from scratch has no other home and lies in the folder's `base/`.
+
+This module does not merge adapters and does not upload.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from llmforge.build.model import check_safe_weights, dtype_of, set_stops
+from llmforge.build.parts import Parts
+from llmforge.build.tokenizer import open_tokenizer
+from llmforge.build.trainer import ForgeTrainer
+from llmforge.plan import Plan
+from llmforge.stages.prepare import sync
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE = "base"
+
+
+def save_final(plan: Plan, source: Parts | ForgeTrainer, folder: Path) -> None:
+    """Write the final model to `folder`, replacing what is there in one rename.
+
+    Every process of a distributed run must call this with its trainer (sharded weights are gathered
+    from all); the main one writes.
+    """
+    state: dict[str, Any] | None = None
+    if isinstance(source, ForgeTrainer):
+        accelerator = source.accelerator
+        if source.is_deepspeed_enabled or source.is_fsdp_enabled:
+            state = accelerator.get_state_dict(source.model_wrapped)
+        model, tokenizer = accelerator.unwrap_model(source.model), source.processing_class
+        if not source.is_world_process_zero():
+            return
+    else:
+        model, tokenizer = source.model, source.tokenizer
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        _write(plan, model, tokenizer, state, staged, folder)
+        for path in sorted(staged.rglob("*")):
+            sync(path)
+        _swap(staged, folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def load(folder: str | Path, dtype: str | None = None) -> tuple[Any, Any]:
+    """Model and tokenizer of a final folder, in evaluation mode, on the CPU.
+
+    Args:
+        folder: written by `save_final`; full weights, or an adapter that names its base.
+        dtype: `float32`, `bfloat16` or `float16`; None keeps the format it was saved in.
+
+    Raises:
+        FileNotFoundError: no folder, no safetensors in it, or the adapter's base is gone.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no model folder {folder}")
+    tokenizer = open_tokenizer(folder)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return _load_weights(folder, dtype), tokenizer
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise FileNotFoundError(f"{folder} holds an adapter's config, but no {ADAPTER_WEIGHTS}")
+    config = PeftConfig.from_pretrained(str(folder))
+    own = folder / BASE
+    base = own if own.is_dir() else Path(config.base_model_name_or_path)
+    if not base.is_dir() and (base.is_absolute() or not config.base_model_name_or_path):
+        raise FileNotFoundError(
+            f"the adapter in {folder} needs its base model {base}, which is gone"
+        )
+    model = PeftModel.from_pretrained(
+        _load_weights(base, dtype, config.revision), str(folder), config=config
+    )
+    set_stops(model, tokenizer)
+    return model.eval(), tokenizer
+
+
+def _load_weights(source: Path, dtype: str | None, revision: str | None = None) -> Any:
+    options: dict[str, Any] = {"use_safetensors": True}
+    options["dtype"] = dtype_of(dtype) if dtype else "auto"
+    if source.is_dir():
+        check_safe_weights(source)
+        options["local_files_only"] = True
+    elif revision is not None:
+        options["revision"] = revision
+    return AutoModelForCausalLM.from_pretrained(str(source), **options).eval()
+
+
+def _write(
+    plan: Plan,
+    model: Any,
+    tokenizer: Any,
+    state: dict[str, Any] | None,
+    staged: Path,
+    final: Path,
+) -> None:
+    shard = plan.spec.checkpoint.max_shard_size
+    if isinstance(model, PeftModel):
+        config = model.peft_config["default"]
+        config.base_model_name_or_path, config.revision = _base_of(plan, final)
+        # False: the embeddings are the base's; asking the hub whether they changed is what the
+        # library's own default does
+        model.save_pretrained(staged, state_dict=state, save_embedding_layers=False)
+        (staged / "README.md").unlink(missing_ok=True)  # a model card of blanks
+        if plan.spec.model.kind == "scratch":
+            _save_weights(
+                model.get_base_model(), _base_state(model, state), staged / BASE, shard, tokenizer
+            )
+            tokenizer.save_pretrained(staged / BASE)
+        set_stops(model, tokenizer)
+        model.generation_config.save_pretrained(staged)
+    else:
+        _save_weights(model, state, staged, shard, tokenizer)
+    tokenizer.save_pretrained(staged)
+
+
+def _base_of(plan: Plan, final: Path) -> tuple[str, str | None]:
+    """Where an adapter's base lies, as other engines will look for it: absolute, or on the hub."""
+    if plan.spec.model.kind == "scratch":
+        return str(final / BASE), None
+    lowered = plan.lowered["model"]
+    source = str(lowered["pretrained_model_name_or_path"])
+    if Path(source).is_dir():
+        return str(Path(source).resolve()), None
+    return source, lowered.get("revision")
+
+
+def _save_weights(
+    model: PreTrainedModel, state: dict[str, Any] | None, folder: Path, shard: str, tokenizer: Any
+) -> None:
+    set_stops(model, tokenizer)
+    config = model.config
+    trained = config.use_cache, config.pad_token_id
+    config.use_cache = True  # off in training only
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        # as `padding_idx` of the embedding it would freeze the end token's row in later training
+        config.pad_token_id = None
+    try:
+        model.save_pretrained(folder, state_dict=state, max_shard_size=shard)
+    finally:
+        config.use_cache, config.pad_token_id = trained
+
+
+def _base_state(model: PeftModel, state: dict[str, Any] | None) -> dict[str, Any]:
+    """The frozen base's own weights under their own names, out of a model with adapters in it."""
+    prefix = "base_model.model."
+    own: dict[str, Any] = {}
+    for name, weight in (state if state is not None else model.state_dict()).items():
+        if not name.startswith(prefix) or "lora_" in name or ".modules_to_save." in name:
+            continue
+        plain = name.removeprefix(prefix).replace(".base_layer.", ".")
+        own[plain.replace(".original_module.", ".")] = weight
+    return own
+
+
+def _swap(staged: Path, folder: Path) -> None:
+    """Put `staged` in the place of `folder`; what stood there goes only when the new one stands."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    staged.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """Does the folder hold an adapter and not full weights?"""
+    path = Path(folder) / ADAPTER_CONFIG
+    return path.is_file() and "peft_type" in json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,34 @@
+"""Measure a run's final model once more: the `evaluate` stage by itself.
+
+In: a plan and a run folder with a final model. Out: the figures. The model is built as for
+training, so precision, device and processes are the plan's, and takes the final weights.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from llmforge.plan import Plan
+from llmforge.run.folder import RunFolder
+
+
+def evaluate_again(plan: Plan, run: RunFolder) -> dict[str, Any]:
+    """Figures and samples of the final model.
+
+    Raises:
+        LookupError: the run has no final model.
+    """
+    if not run.manifest.is_file():
+        raise LookupError(f"run {run.run_id} is {run.status().value}: it has no final model")
+    from llmforge.build.parts import build_parts
+    from llmforge.build.trainer import build_trainer
+    from llmforge.stages.evaluate import evaluate
+    from llmforge.stages.prepare import prepare
+
+    parts = build_parts(plan, prepare(plan))
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = build_trainer(plan, parts, Path(scratch), [])
+        trainer._load_from_checkpoint(str(run.model))  # noqa: SLF001 - loads weights and adapters alike, onto the device
+        return evaluate(plan, parts, trainer)

@@ -1,0 +1,107 @@
+"""What an exception means: from what a worker raised to a diagnostic.
+
+In: an exception and the plan. Out: `Diagnostic` of family LF8, with the key and the origins of the
+setting to change where one is to blame. The full traceback stands in the log; here is its last
+line and what to do.
+
+Exceptions are told by the names of their classes, so that no library is imported for it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import Any
+
+from llmforge.diagnostics import Diagnostic
+from llmforge.plan import Plan
+from llmforge.run.environment import scrub
+
+_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+def diagnose(error: BaseException, plan: Plan) -> Diagnostic:
+    """The diagnostic of a failed run."""
+    causes = list(_chain(error))
+    names = {cls.__name__: cause for cause in causes for cls in type(cause).__mro__}
+    if any(_is_memory(cause) for cause in causes):
+        return _out_of_memory(error, plan)
+    if "NonFiniteLoss" in names:
+        return _not_finite(names["NonFiniteLoss"], plan)
+    if "DataChanged" in names:
+        return _about("LF806", names["DataChanged"], plan, "data.train", "llmforge plan ...")
+    if "DataRefused" in names:
+        return _about("LF805", names["DataRefused"], plan, "data")
+    if "BuildError" in names:
+        found = names["BuildError"]
+        return _about("LF805", found, plan, str(getattr(found, "section", "")) or None)
+    if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
+        return Diagnostic(
+            "LF801",
+            f"the disk is full: {_line(error, plan)}",
+            key="paths.runs",
+            origins=plan.origins.chain("paths.runs"),
+            notes=("free some space, then the same command goes on",),
+            hint="checkpoint.keep=1",
+        )
+    return Diagnostic("LF801", f"{type(error).__name__}: {_line(error, plan)}")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The exception and what caused it, outermost first."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _MEMORY)
+
+
+def _out_of_memory(error: BaseException, plan: Plan) -> Diagnostic:
+    trainer = plan.settings["trainer"]
+    micro, accumulation = trainer["micro_batch"], trainer["accumulation"]
+    if isinstance(micro, int) and micro > 1 and micro % 2 == 0:
+        hint = f"trainer.micro_batch={micro // 2} trainer.accumulation={accumulation * 2}"
+        key = "trainer.micro_batch"
+    elif not trainer["gradient_checkpointing"]:
+        hint, key = "trainer.gradient_checkpointing=true", "trainer.gradient_checkpointing"
+    else:
+        length = plan.settings["collator"]["max_length"]
+        hint, key = f"collator.max_length={max(8, int(length) // 2)}", "collator.max_length"
+    return Diagnostic(
+        "LF803",
+        f"out of memory: {_line(error, plan)}",
+        key=key,
+        origins=plan.origins.chain(key),
+        hint=hint,
+    )
+
+
+def _not_finite(error: BaseException, plan: Plan) -> Diagnostic:
+    rate = plan.settings["optimizer"]["lr"]
+    return Diagnostic(
+        "LF802",
+        _line(error, plan),
+        key="optimizer.lr",
+        origins=plan.origins.chain("optimizer.lr"),
+        notes=("usual causes: too high a rate, float16 overflow, a sample without labels",),
+        hint=f"optimizer.lr={rate / 10:g}" if rate else None,
+    )
+
+
+def _about(
+    code: str, error: BaseException, plan: Plan, key: str | None, hint: str | None = None
+) -> Diagnostic:
+    origins: Any = plan.origins.chain(f"{key}.kind") or plan.origins.chain(key) if key else ()
+    return Diagnostic(code, _line(error, plan), key=key, origins=origins, hint=hint)
+
+
+def _line(error: BaseException, plan: Plan, limit: int = 600) -> str:
+    """The message in one line, without secrets."""
+    text = " ".join(scrub(str(error), plan).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,98 @@
+"""What a finished training leaves in its folder: manifest, result, and what surprised.
+
+In: the journal, figures, the final model's folder. Out: `manifest.json`, `result.json`, warnings.
+Nothing is measured here and nothing is printed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmforge.diagnostics import Diagnostic, Severity
+from llmforge.plan import Plan
+from llmforge.run import journal
+from llmforge.run.folder import RunFolder
+
+
+def write_manifest(run: RunFolder) -> dict[str, Any]:
+    """Size and digest of every file of the final model; its presence says that all were written."""
+    files = {}
+    for path in sorted(run.model.rglob("*")):
+        if path.is_file():
+            digest = _sha256(path)
+            name = path.relative_to(run.model).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "sha256": digest}
+    found = {"folder": run.model.name, "files": files}
+    run.write_json(run.manifest.name, found)
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def baseline(run: RunFolder) -> dict[str, float]:
+    """The untrained model's figures as an earlier attempt measured them; empty if none did.
+
+    They are written in one line when all are known, so half a baseline does not count.
+    """
+    found = journal.history(run.journal)
+    prefix = "baseline_"
+    return {
+        key.removeprefix(prefix): points[0]
+        for key, points in found.items()
+        if key.startswith(prefix) and 0 in points
+    }
+
+
+def compose_result(
+    plan: Plan,
+    run: RunFolder,
+    figures: Mapping[str, Any],
+    untrained: Mapping[str, float],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything a reader of the run asks for; keys without a value are left out.
+
+    `train_loss` is the mean of the last logged steps and `first_train_loss` that of the first, the
+    same whether the run was interrupted or not; `seconds` adds up all attempts.
+    """
+    history = journal.history(run.journal)
+    losses = list(history.get("train_loss", {}).values())
+    speeds = list(history.get("tokens_per_second", {}).values())
+    found = {
+        "run_id": plan.run_id,
+        "fingerprint": plan.fingerprint,
+        "train_loss": losses[-1] if losses else None,
+        "first_train_loss": losses[0] if losses else None,
+        "tokens_per_second": speeds[-1] if speeds else None,
+        **facts,
+        **figures,
+        "baseline": dict(untrained),
+        "seconds": round(journal.seconds(run.journal), 3),
+        "attempts": run.record().attempts,
+        "model": str(run.model),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def surprises(plan: Plan, steps: int, trainable: int) -> list[Diagnostic]:
+    """Where the run did not do what the plan foretold."""
+    measured = {"steps": steps, "trainable_parameters": trainable}
+    return [
+        Diagnostic(
+            "LF810",
+            f"the plan foretold {plan.estimate[key]:,} {key.replace('_', ' ')}; "
+            f"the run had {value:,}",
+            severity=Severity.WARNING,
+            key=f"estimate.{key}",
+            origins=plan.origins.chain(f"estimate.{key}"),
+            notes=("the result stands; please report this, the plan is meant to be exact",),
+        )
+        for key, value in measured.items()
+        if plan.estimate.get(key) is not None and plan.estimate[key] != value
+    ]

@@ -1,0 +1,189 @@
+"""The worker: `python -m llmforge.run.worker FOLDER --stage train|evaluate|prepare`.
+
+In: a run folder with a `plan.json`; nothing else is read. Out: the stage's files in the folder, its
+status, and an exit code: 0 done, 1 failed, 130 stopped on request. Several ranks may run this; rank
+0 writes, the others log to files of their own.
+
+The heavy imports happen inside the stages, after the log is in place, so that a library that
+cannot be imported is a failure like any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from typing import Any
+
+from llmforge import registry
+from llmforge.plan import Plan
+from llmforge.run import environment, terminal
+from llmforge.run.failures import diagnose
+from llmforge.run.folder import RunFolder
+from llmforge.run.signals import StopFlag, StopRequested, stop_with
+from llmforge.run.status import Status, timestamp
+from llmforge.track.protocol import NullTracker, Tracker
+
+EXIT_DONE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130
+
+
+def main(argv: list[str]) -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(prog="llmforge.run.worker")
+    parser.add_argument("folder")
+    parser.add_argument("--stage", choices=("train", "evaluate", "prepare"), default="train")
+    arguments = parser.parse_args(argv)
+
+    stop = StopFlag()
+    stop.listen()
+    if driver := os.environ.get(environment.DRIVER_PID):
+        stop_with(int(driver))
+    run = RunFolder.open(arguments.folder)
+    worker = Worker(run, arguments.stage, stop)
+    try:
+        return worker.work()
+    except StopRequested as request:
+        return worker.stopped(str(request))
+    except BaseException as error:  # the process ends here, whatever it was
+        return worker.failed(error)
+
+
+class Worker:
+    """One process of one attempt."""
+
+    def __init__(self, run: RunFolder, stage: str, stop: StopFlag) -> None:
+        self.run, self.stage, self.stop = run, stage, stop
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.main = self.rank == 0
+        self.tracker: Tracker = NullTracker()
+        self.before = run.status()
+        """What the status goes back to after a stage that is not the whole run."""
+        quiet = bool(os.environ.get(environment.QUIET)) or not self.main
+        self.screen = terminal.take_over(run.log(self.rank), quiet)
+        self.plan = run.plan()
+
+    def work(self) -> int:
+        """Run the stage."""
+        attempt = int(os.environ.get(environment.ATTEMPT, "1"))
+        print(f"==== attempt {attempt}, {self.stage}, {timestamp()}, pid {os.getpid()}", flush=True)
+        with self.stop.immediate():
+            if self.main:
+                self.run.set_running(self.stage)
+                self.screen.say(terminal.header(self.plan, attempt))
+            quieten()
+            if self.main:
+                found = devices()
+                self.run.write_json("environment.json", environment.describe(self.plan, found))
+                self.tracker = start_tracker(self.plan, self.run)
+        getattr(self, f"_{self.stage}")()
+        return EXIT_DONE
+
+    def _train(self) -> None:
+        from llmforge.stages.train import train
+
+        result = train(self.plan, self.run, self.tracker, self.stop, self.screen)
+        if self.main:
+            self.run.set_status(Status.FINISHED, pid=None)
+            warned = self.run.record().warnings
+            self.screen.tell(terminal.closing(self.plan, self.run, result, warned))
+            self.tracker.finish(Status.FINISHED, result)
+            for late in self.run.record().warnings[len(warned) :]:
+                self.screen.say(f"warning[{late['code']}]: {late['message']}")
+
+    def _prepare(self) -> None:
+        from llmforge.stages.prepare import prepare
+
+        with self.stop.immediate():
+            prepared = prepare(self.plan)
+        if self.main:
+            self.run.write_json("prepare.json", {**prepared.report, "reused": prepared.reused})
+            self.run.set_status(self.before, pid=None)
+            word = "found" if prepared.reused else "made"
+            self.screen.tell(f"{word} {terminal.rows_line(prepared.report)} in {prepared.folder}")
+
+    def _evaluate(self) -> None:
+        from llmforge.run.again import evaluate_again
+
+        with self.stop.immediate():
+            figures = evaluate_again(self.plan, self.run)
+        if self.main:
+            self.run.write_json("evaluation.json", figures)
+            self.run.set_status(self.before, pid=None)
+            self.screen.tell(terminal.figures(figures))
+            self.tracker.finish(self.before, figures)
+
+    def stopped(self, reason: str) -> int:
+        """Asked to stop: the stage has saved what there was."""
+        if self.main:
+            newest = next(iter(self.run.checkpoints()), None)
+            kept = f"state saved at step {newest.step}" if newest else "no step was done"
+            # a finished run whose figures were being measured again is still a finished run
+            ending = self.before if self.stage != "train" else Status.INTERRUPTED
+            self.run.set_status(ending, pid=None, reason=f"{reason}; {kept}")
+            self.screen.say(f"stopped ({reason}); {kept}; the same command goes on")
+            self._close(ending)
+        return EXIT_STOPPED
+
+    def failed(self, error: BaseException) -> int:
+        """Anything else: traceback to the log, reason to the status."""
+        print(environment.scrub(traceback.format_exc(), self.plan), file=sys.stderr, flush=True)
+        found = diagnose(error, self.plan).to_dict()
+        if not self.main:
+            self.run.write_json(self.run.failure(self.rank).name, found)
+            return EXIT_FAILED
+        self.run.set_status(
+            Status.FAILED,
+            pid=None,
+            code=found["code"],
+            reason=found["message"],
+            diagnostic=found,
+        )
+        self._close(Status.FAILED)
+        return EXIT_FAILED
+
+    def _close(self, status: Status) -> None:
+        """Complete the record; what goes wrong here must not hide what went wrong before."""
+        try:
+            from llmforge.track.curve import draw_curve
+
+            draw_curve(self.run.journal, self.run.path / "curve.png", self.plan.run_id)
+        except Exception:
+            traceback.print_exc()
+        self.tracker.finish(status, None)
+
+
+def quieten() -> None:
+    """Import the big libraries, their banners and bars off."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_warning()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+def devices() -> dict[str, Any]:
+    """What the machine has, as torch sees it."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return {
+        "torch_threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(count)],
+        "gpu_memory_bytes": [
+            torch.cuda.get_device_properties(index).total_memory for index in range(count)
+        ],
+    }
+
+
+def start_tracker(plan: Plan, run: RunFolder) -> Tracker:
+    """The tracker that the plan names, started."""
+    build = registry.component("tracking", plan.spec.tracking.kind).load_builder()
+    tracker: Tracker = build()
+    tracker.start(plan, run)
+    return tracker
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

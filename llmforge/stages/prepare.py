@@ -1,0 +1,316 @@
+"""Prepare: rows to tokenised samples on disk, once, shared by every run that needs the same.
+
+In: a plan. Out: `Prepared`: the folder, its tokenizer, memory-mapped data sets with columns
+`input_ids`, `labels`, `length`, `source_row` (held-out samples have `prompt` as well), and a report
+in which rows in = rows used + rows rejected.
+
+A folder is built under another name and renamed when whole, under a lock, so a killed preparation
+leaves nothing half-used and processes that need the same samples wait for one of them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmforge import registry
+from llmforge.build.errors import DataChanged, DataRefused, building
+from llmforge.plan import Plan
+
+if TYPE_CHECKING:
+    import datasets
+
+    from llmforge.build.data import Row
+
+__all__ = ["DataChanged", "DataRefused", "Prepared", "prepare"]
+
+MANIFEST = "manifest.json"
+RECEIPT = "receipt.jsonl"
+_BATCH = 1000
+_PLACES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Samples ready to be trained on."""
+
+    folder: Path
+    tokenizer_folder: Path
+    train: datasets.Dataset
+    evaluation: datasets.Dataset | None
+    report: dict[str, Any]
+    """`train` and `evaluation` (or None): `rows`, `used`, `rejected` by reason, `truncated`,
+    `tokens`, `tokens_trained`, `tokens_masked`, `longest`; and `vocabulary`, `seconds`."""
+    reused: bool
+    """Found whole on disk; the data files were not read."""
+
+
+def prepare(plan: Plan) -> Prepared:
+    """Make the plan's samples, or find them.
+
+    Raises:
+        DataChanged: a data file is not the one the plan was made for.
+        DataRefused: a row cannot become a sample, or none is left; names `file:line`.
+        BuildError: data, tokenizer or collator could not be built.
+    """
+    fingerprint = plan.stages["prepare"]
+    parent = Path(plan.spec.paths.cache) / "prepared"
+    folder = parent / fingerprint[:16]
+    parent.mkdir(parents=True, exist_ok=True)
+    with _locked(parent / f"{folder.name}.lock"):
+        reused = _whole(folder, fingerprint)
+        if not reused:
+            _build(plan, folder)
+    return _open(folder, reused)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait for the lock; the kernel frees it when its holder dies, however it dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _whole(folder: Path, fingerprint: str) -> bool:
+    """Is everything there that the manifest, written last, says?"""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return manifest["fingerprint"] == fingerprint and all(
+            _digest(folder / name) == digest for name, digest in manifest["files"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _build(plan: Plan, folder: Path) -> None:
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)  # of a preparation that was killed
+    staged = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
+    try:
+        _write(plan, staged)
+        if folder.exists():
+            shutil.rmtree(folder)
+        staged.rename(folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _write(plan: Plan, folder: Path) -> None:
+    from llmforge.build.tokenizer import make_tokenizer
+
+    began = time.monotonic()
+    before = _check_files(plan)
+    with building("data", plan):
+        splits = registry.component("data", plan.spec.data.kind).load_builder()(plan)
+    folder.mkdir(parents=True)
+    with building("tokenizer", plan):
+        tokenizer = make_tokenizer(plan, splits.train)
+        tokenizer.save_pretrained(folder / "tokenizer")
+    with building("collator", plan), (folder / RECEIPT).open("w", encoding="utf-8") as receipt:
+        report: dict[str, Any] = {
+            "train": _write_split(plan, tokenizer, splits.train, folder / "train", receipt),
+            "evaluation": None,
+        }
+        if splits.evaluation is not None:
+            report["evaluation"] = _write_split(
+                plan, tokenizer, splits.evaluation, folder / "evaluation", receipt
+            )
+    for name, state in before.items():
+        if _state(Path(name)) != state:
+            raise DataChanged(f"{name} was written to while it was being prepared; run again")
+    report |= {"vocabulary": len(tokenizer), "seconds": round(time.monotonic() - began, 3)}
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = {
+        "fingerprint": plan.stages["prepare"],
+        "files": {str(path.relative_to(folder)): _digest(path) for path in files},
+    }
+    for path in files:
+        sync(path)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    sync(folder / MANIFEST)
+
+
+def _check_files(plan: Plan) -> dict[str, tuple[int, int, int]]:
+    """Compare every data file with the plan; returns their states, to be looked at again after."""
+    states: dict[str, tuple[int, int, int]] = {}
+    for name, facts in plan.facts["data"]["files"].items():
+        path = Path(name)
+        try:
+            states[name] = _state(path)
+            found = _digest(path)
+        except OSError as error:
+            raise DataChanged(
+                f"{name}, which the plan was made for, cannot be read: {error.strerror}"
+                + ("" if path.is_absolute() else f" (looked from {Path.cwd()})")
+            ) from error
+        if found != facts["sha256"]:
+            raise DataChanged(
+                f"{name} is not the file the plan was made for: its SHA-256 is {found[:12]}…, "
+                f"the plan holds {facts['sha256'][:12]}…; plan again to train on what is there now"
+            )
+    return states
+
+
+def _write_split(
+    plan: Plan, tokenizer: Any, rows: Iterable[Row], folder: Path, receipt: Any
+) -> dict[str, Any]:
+    """Tokenise one side in batches; returns its part of the report."""
+    import datasets
+
+    stream = folder.with_suffix(".arrow")
+    counts = _Counts()
+    _write_stream(plan, tokenizer, rows, stream, receipt, counts, folder.name == "evaluation")
+    if counts.refused:
+        raise DataRefused(_refusal(counts.refused, int(plan.spec.collator.max_length)))
+    if counts.used == 0:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.rejected.items())
+        raise DataRefused(
+            f"no {folder.name} row is left of {counts.rows}: {reasons or 'there were none'}"
+        )
+    datasets.utils.disable_progress_bars()
+    datasets.Dataset.from_file(str(stream)).save_to_disk(folder)
+    stream.unlink()
+    return counts.report()
+
+
+def _write_stream(
+    plan: Plan,
+    tokenizer: Any,
+    rows: Iterable[Row],
+    path: Path,
+    receipt: Any,
+    counts: _Counts,
+    with_prompt: bool,
+) -> None:
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    from llmforge.build.tokenize import Rejected, fit
+
+    spec = plan.spec.collator
+    longest = int(spec.max_length)
+    build = registry.component("collator", spec.kind).load_builder()
+    tokens = pa.list_(pa.int32())
+    columns = {"input_ids": tokens, "labels": tokens, "length": pa.int32()}
+    columns |= {"source_row": pa.int64()}
+    columns |= {"prompt": pa.string()} if with_prompt else {}
+    schema = pa.schema(list(columns.items()))
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for batch in _batches(rows):
+            table: dict[str, list[Any]] = {name: [] for name in columns}
+            for row, made in zip(batch, build(batch, tokenizer, plan), strict=True):
+                number, counts.rows = counts.rows, counts.rows + 1
+                kept = made
+                if not isinstance(made, Rejected):
+                    over = len(made.ids) > longest
+                    if over and spec.truncation == "refuse":
+                        counts.refused.append((row.place, len(made.ids)))
+                        continue
+                    kept = fit(made, longest, spec.truncation)
+                    counts.truncated += over and not isinstance(kept, Rejected)
+                if isinstance(kept, Rejected):
+                    counts.rejected[kept.reason] += 1
+                    note = {"source": row.source, "line": row.line, "reason": kept.reason}
+                    receipt.write(json.dumps(note, ensure_ascii=False) + "\n")
+                    continue
+                counts.add(len(kept.ids), kept.trained)
+                table["input_ids"].append(kept.ids)
+                table["labels"].append(kept.labels)
+                table["length"].append(len(kept.ids))
+                table["source_row"].append(number)
+                if with_prompt:
+                    table["prompt"].append(kept.prompt)
+            writer.write_batch(pa.record_batch(table, schema=schema))
+
+
+class _Counts:
+    """What became of the rows of one side."""
+
+    def __init__(self) -> None:
+        self.rows = self.used = self.truncated = self.tokens = self.trained = self.longest = 0
+        self.rejected: Counter[str] = Counter()
+        self.refused: list[tuple[str, int]] = []
+
+    def add(self, tokens: int, trained: int) -> None:
+        self.used += 1
+        self.tokens += tokens
+        self.trained += trained
+        self.longest = max(self.longest, tokens)
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "used": self.used,
+            "rejected": dict(sorted(self.rejected.items())),
+            "truncated": self.truncated,
+            "tokens": self.tokens,
+            "tokens_trained": self.trained,
+            "tokens_masked": self.tokens - self.trained,
+            "longest": self.longest,
+        }
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _refusal(refused: list[tuple[str, int]], longest: int) -> str:
+    shown = ", ".join(f"{place} ({length} tokens)" for place, length in refused[:_PLACES_SHOWN])
+    more = len(refused) - _PLACES_SHOWN
+    return (
+        f"{len(refused)} rows are longer than collator.max_length={longest}: {shown}"
+        + (f" and {more} more" if more > 0 else "")
+        + "; hint: collator.truncation=right, or drop to leave them out"
+    )
+
+
+def _open(folder: Path, reused: bool) -> Prepared:
+    import datasets
+
+    held = folder / "evaluation"
+    return Prepared(
+        folder=folder,
+        tokenizer_folder=folder / "tokenizer",
+        train=datasets.Dataset.load_from_disk(str(folder / "train")),
+        evaluation=datasets.Dataset.load_from_disk(str(held)) if held.is_dir() else None,
+        report=json.loads((folder / "report.json").read_text(encoding="utf-8")),
+        reused=reused,
+    )
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk, so that a rename never outlives what it names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,249 @@
+"""Train: from a plan to a trained model in a run folder. Read `train` top to bottom.
+
+In: a plan, its run folder, a tracker, a stop flag. Out: the result, and in the folder: journal,
+checkpoints, final model with manifest, samples, `result.json`. Every process of a distributed run
+calls this; rank 0 alone writes.
+
+Objects are built in `build/`, signals and statuses are `run/`'s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llmforge.plan import Plan
+from llmforge.run import checkpoints, outcome, terminal
+from llmforge.run.checkpoints import Checkpoint
+from llmforge.run.folder import RunFolder
+from llmforge.run.journal import Journal
+from llmforge.run.signals import StopFlag, StopRequested
+from llmforge.track.protocol import Tracker
+
+
+def is_main() -> bool:
+    """Is this the process that writes?"""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+class Recorder:
+    """Numbers to the journal and the tracker; silent on the other ranks."""
+
+    def __init__(self, run: RunFolder, tracker: Tracker) -> None:
+        self._journal = Journal(run.journal) if is_main() else None
+        self._tracker = tracker
+        self._quiet = False
+
+    def __call__(self, values: Mapping[str, float], step: int) -> None:
+        """On the step path: one short write, one wake-up."""
+        if self._journal and not self._quiet:
+            self._journal.append(values, step)
+            self._tracker.metrics(values, step)
+
+    def attempt(self, number: int, from_step: int) -> None:
+        """A new attempt goes on after `from_step`."""
+        if self._journal:
+            self._journal.attempt(number, from_step)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Inside, nothing is recorded: the untrained model is not a point of the curve."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+
+
+def train(
+    plan: Plan,
+    run: RunFolder,
+    tracker: Tracker,
+    stop: StopFlag,
+    screen: terminal.Screen | None = None,
+) -> dict[str, Any]:
+    """Run the plan, or go on where an earlier attempt stopped.
+
+    Raises:
+        StopRequested: a stop was asked for; the state is saved if any training was done.
+        BuildError, DataChanged, DataRefused, NonFiniteLoss: see `build.errors`.
+    """
+    from transformers import set_seed
+
+    from llmforge.build.callbacks import (
+        EvaluationApart,
+        ProgressCallback,
+        StopCallback,
+        TrackerCallback,
+    )
+    from llmforge.build.parts import build_parts
+    from llmforge.build.progress import Pace
+    from llmforge.build.trainer import build_trainer
+    from llmforge.stages.prepare import prepare
+
+    screen = screen or terminal.Screen()
+    with stop.immediate():
+        prepared = prepare(plan)
+        if is_main():
+            run.write_json("prepare.json", {**prepared.report, "reused": prepared.reused})
+        parts = build_parts(plan, prepared)
+        trainable, total = count_parameters(parts.model)
+        screen.say(terminal.model_line(trainable, total))
+
+        recorder = Recorder(run, tracker)
+        pace = Pace(tokens_per_step(plan, prepared.report))
+        progress, apart = ProgressCallback(screen, pace), EvaluationApart()
+        watching = [progress, TrackerCallback(recorder, pace)] if is_main() else []
+        callbacks = [*watching, apart, StopCallback(stop)]
+        trainer = build_trainer(plan, parts, run.checkpoint_folder, callbacks)
+        apart.trainer = trainer
+
+        checkpoint = resume_point(plan, run, screen)
+        recorder.attempt(run.record().attempts, checkpoint.step if checkpoint else 0)
+        untrained = measure_untrained(plan, run, parts, trainer, recorder)
+
+    # what was measured so far must not decide what is learnt
+    set_seed(int(plan.settings["seed"]))
+    try:
+        if checkpoint and checkpoint.step >= trainer.args.max_steps:
+            restore(trainer, checkpoint.path)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        if trainer.state.global_step < trainer.args.max_steps:
+            stop.check()
+        with stop.immediate():
+            return finish(plan, run, parts, trainer, recorder, screen, untrained)
+    except StopRequested:
+        progress.close()
+        apart.end()
+        keep_state(trainer, run)
+        raise
+    except BaseException:
+        progress.close()
+        raise
+
+
+def finish(
+    plan: Plan,
+    run: RunFolder,
+    parts: Any,
+    trainer: Any,
+    recorder: Recorder,
+    screen: terminal.Screen,
+    untrained: Mapping[str, float],
+) -> dict[str, Any]:
+    """Measure and keep the final model."""
+    from llmforge.build.load import save_final
+    from llmforge.run.hub import push
+    from llmforge.stages.evaluate import evaluate
+    from llmforge.track.curve import draw_curve
+
+    steps = trainer.state.global_step
+    figures = evaluate(plan, parts, trainer)
+    recorder({k: v for k, v in figures.items() if k != "samples"}, steps)
+    save_final(plan, trainer, run.model)
+    if not is_main():
+        return {}
+    outcome.write_manifest(run)
+    run.write_json("samples.json", figures.get("samples", []))
+    draw_curve(run.journal, run.path / "curve.png", plan.run_id)
+
+    trainable, total = count_parameters(parts.model)
+    found = outcome.surprises(plan, steps, trainable)
+    if plan.settings["checkpoint"]["hub_push"]:
+        screen.say(f"uploading to {plan.settings['checkpoint']['hub_repository']}")
+        failed = push(plan, run.model)
+        found += [failed] if failed else []
+    for warning in found:
+        run.warn(warning.to_dict())
+    facts = {
+        "steps": steps,
+        "epoch": trainer.state.epoch,
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "peak_memory_bytes": peak_memory(),
+        "warnings": [warning.to_dict() for warning in found],
+    }
+    result = outcome.compose_result(plan, run, figures, untrained, facts)
+    run.write_json("result.json", result)
+    return result
+
+
+def measure_untrained(
+    plan: Plan, run: RunFolder, parts: Any, trainer: Any, recorder: Recorder
+) -> dict[str, float]:
+    """The baseline: measured once, then read from the journal."""
+    from llmforge.stages.evaluate import evaluate
+
+    if not plan.settings["evaluation"]["at_start"] or parts.evaluation is None:
+        return {}
+    if known := outcome.baseline(run):
+        return known
+    with recorder.quiet():
+        figures = evaluate(plan, parts, trainer)
+    figures.pop("samples", None)
+    recorder({f"baseline_{key}": value for key, value in figures.items()}, 0)
+    return figures
+
+
+def resume_point(plan: Plan, run: RunFolder, screen: terminal.Screen) -> Checkpoint | None:
+    """The newest whole checkpoint; what cannot be used is removed, with a word."""
+    resume = bool(plan.settings["checkpoint"]["resume"])
+    whole = run.checkpoints()
+    if is_main():
+        for broken in run.broken_checkpoints():
+            screen.say(f"checkpoint at step {broken.step} is passed over: {broken.fault}")
+            checkpoints.remove(broken)
+        if not resume:
+            # later steps of an abandoned attempt would be taken for this one's
+            for old in whole:
+                checkpoints.remove(old)
+    if not resume or not whole:
+        return None
+    screen.say(f"going on after step {whole[0].step}")
+    return whole[0]
+
+
+def restore(trainer: Any, folder: Path) -> None:
+    """Take over a checkpoint of the last step, where nothing is left to train.
+
+    The Trainer would take one step more: it looks at `max_steps` only after a step.
+    """
+    from transformers import TrainerState
+
+    trainer._load_from_checkpoint(str(folder))  # noqa: SLF001 - what `train` does before its loop
+    trainer.state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+    if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+        trainer._load_best_model()  # noqa: SLF001 - what `train` does after its loop
+
+
+def keep_state(trainer: Any, run: RunFolder) -> None:
+    """Save a checkpoint of this step if there is none; a run before its first step has no state."""
+    step = trainer.state.global_step
+    if step and all(known.step != step for known in run.checkpoints()):
+        trainer._save_checkpoint(trainer.model, trial=None)  # noqa: SLF001 - as the Trainer's own saving on a signal does
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """Trained and total parameters; a 4-bit weight counts as the numbers it stands for."""
+    if hasattr(model, "get_nb_trainable_parameters"):
+        trainable, total = model.get_nb_trainable_parameters()
+        return int(trainable), int(total)
+    each = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    return sum(n for n, trained in each if trained), sum(n for n, _ in each)
+
+
+def tokens_per_step(plan: Plan, report: Mapping[str, Any]) -> float:
+    """Tokens of an average optimizer step, padding not counted."""
+    side = report["train"]
+    return float(side["tokens"] / side["used"] * plan.settings["trainer"]["global_batch"])
+
+
+def peak_memory() -> int | None:
+    """Highest memory allocated on the GPU; None on a CPU."""
+    import torch
+
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
