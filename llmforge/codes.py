@@ -186,6 +186,11 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "LF808": ("run folder in use", "Another process is running the same plan."),
     "LF809": ("no such run", "`llmforge runs` lists what there is."),
+    "LF810": (
+        "run that differs from its plan",
+        "Steps or trained parameters were foretold otherwise. A warning: the result stands, the "
+        "compiler is at fault.",
+    ),
     "LF901": (
         "upload to the hub failed",
         "The model is in the run folder; the run itself is not affected.",

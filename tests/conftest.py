@@ -19,7 +19,10 @@ from typing import Any
 
 import pytest
 
+from llmforge.compiler.facts.versions import PACKAGES
 from llmforge.plan import Plan
+
+INSTALLED = "llmforge.compiler.derive.machine.installed_versions"
 
 TINY_LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -52,6 +55,14 @@ def make_checkpoint(folder: Path, **config: Any) -> Path:
 def checkpoint() -> Callable[..., Path]:
     """`checkpoint(folder, hidden_size=32)` writes a tiny Llama's folder."""
     return make_checkpoint
+
+
+@pytest.fixture
+def everything_installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Versions on a machine with every optional package; what a test removes is not installed."""
+    versions = dict.fromkeys(PACKAGES, "99.0")
+    monkeypatch.setattr(INSTALLED, lambda: dict(versions))
+    return versions
 
 
 @pytest.fixture
@@ -100,12 +111,18 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def compiled(bench: Path) -> Callable[..., Plan]:
-    """`compiled("lora=small", "hardware=cpu")`: a plan made in the bench folder, cached."""
+    """`compiled("lora=small", "hardware=cpu")`: a plan made in the bench folder, cached.
+
+    As if every optional package were installed, whatever this machine has.
+    """
     from llmforge.compiler.passes import compile_plan
+
+    versions = dict.fromkeys(PACKAGES, "99.0")
 
     @functools.cache
     def compile_once(*overrides: str) -> Plan:
-        with chdir(bench):
+        with chdir(bench), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(INSTALLED, lambda: dict(versions))
             return compile_plan(overrides)
 
     return compile_once

@@ -44,6 +44,12 @@ def wrap_lora(plan: Plan, model: Any) -> Any:
         raise ValueError(
             f"lora.targets hit {found} modules, lora.expect_modules asks for {expected}"
         )
+    if plan.settings["precision"]["compute"] != "float32":
+        # PEFT holds adapters in float32, but not the modules that are trained whole beside them;
+        # autocast takes care of the formats in the forward pass
+        for weight in wrapped.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float()
     if checkpointing:
         wrapped.enable_input_require_grads()
     return wrapped

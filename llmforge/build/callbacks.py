@@ -15,9 +15,16 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmforge.build.progress import Pace, Screen, TrainingBar
-from llmforge.build.stopping import EvaluationApart, StopCallback
+from llmforge.build.stopping import EpochOrder, EvaluationApart, StopCallback
 
-__all__ = ["EvaluationApart", "ProgressCallback", "Record", "StopCallback", "TrackerCallback"]
+__all__ = [
+    "EpochOrder",
+    "EvaluationApart",
+    "ProgressCallback",
+    "Record",
+    "StopCallback",
+    "TrackerCallback",
+]
 
 Record = Callable[[Mapping[str, float], int], None]
 """Takes named numbers and the optimizer step they belong to."""
@@ -95,9 +102,6 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         del args, control, kwargs
         if not logs or "loss" not in logs:
             return
-        if self._bar:
-            self._bar.figures(logs["loss"], logs.get("learning_rate"))
-            return
         left = self._pace.seconds_left(state.max_steps)
         parts = [
             f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}",
@@ -106,7 +110,12 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             f"{self._pace.tokens_per_second:,.0f} tokens/s" if self._pace.tokens_per_second else "",
             f"{left // 60:.0f}:{left % 60:02.0f} left" if left is not None else "",
         ]
-        self._screen.say("  ".join(filter(None, parts)))
+        line = "  ".join(filter(None, parts))
+        if self._bar:
+            self._bar.figures(logs["loss"], logs.get("learning_rate"))
+            self._screen.note(line)
+        else:
+            self._screen.say(line)
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -137,9 +146,8 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         found = metrics or {}
         if "eval_loss" in found:
             step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
-            line = (
-                f"{step if state.max_steps else 'before'}  held-out loss {found['eval_loss']:.4f}"
-            )
+            place = step if state.max_steps else "before training"
+            line = f"{place}  held-out loss {found['eval_loss']:.4f}"
             if "eval_perplexity" in found:
                 line += f"  perplexity {found['eval_perplexity']:,.2f}"
             if line != self._last_evaluation:  # the last step and the end are often the same

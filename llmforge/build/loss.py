@@ -53,6 +53,17 @@ def loss_metrics(nll: float, tokens: float, prefix: str = "eval") -> dict[str, f
     }
 
 
+def autocast(model: Any, compute: str) -> contextlib.AbstractContextManager[Any]:
+    """The plan's arithmetic for a model that no Trainer has wrapped; nothing for float32."""
+    if compute == "float32":
+        return contextlib.nullcontext()
+    device = next(model.parameters()).device.type
+    context: contextlib.AbstractContextManager[Any] = torch.autocast(
+        device, dtype=getattr(torch, compute)
+    )
+    return context
+
+
 def held_out_loss(
     model: Any, dataset: Any, collator: Any, batch: int, compute: str = "float32"
 ) -> dict[str, float]:
@@ -64,14 +75,11 @@ def held_out_loss(
     """
     device = next(model.parameters()).device
     order = sorted(range(len(dataset)), key=dataset["length"][:].__getitem__, reverse=True)
-    autocast: Any = contextlib.nullcontext()
-    if compute != "float32":
-        autocast = torch.autocast(device.type, dtype=getattr(torch, compute))
     was_training = model.training
     model.eval()
     total = torch.zeros(2, dtype=torch.float64)
     try:
-        with torch.no_grad(), autocast:
+        with torch.no_grad(), autocast(model, compute):
             for start in range(0, len(order), batch):
                 inputs = collator([dataset[i] for i in order[start : start + batch]])
                 inputs = {name: values.to(device) for name, values in inputs.items()}

@@ -29,6 +29,9 @@ class Screen(Protocol):
     def say(self, text: str | Text) -> None:
         """One line."""
 
+    def note(self, text: str) -> None:
+        """One line for the log alone."""
+
 
 class Pace:
     """Speed of the training itself."""

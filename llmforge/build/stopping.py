@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 
 class Stop(Protocol):
@@ -185,6 +186,39 @@ class EvaluationApart(TrainerCallback):  # type: ignore[misc]
         if state.global_step % state.eval_steps == 0 and not done:
             metrics = self.trainer.evaluate()
             self.trainer._determine_best_metric(metrics=metrics, trial=None)  # noqa: SLF001 - the Trainer's own step after an evaluation
+
+
+class EpochOrder(TrainerCallback):  # type: ignore[misc]
+    """The order of an epoch's samples follows from the seed and the epoch's number alone.
+
+    The Trainer's sampler by length draws the order from the global generator when the epoch begins;
+    a run resumed inside the epoch would draw another one, and see some samples twice and others
+    never. (Its random sampler has a generator of its own already.)
+    """
+
+    def __init__(self) -> None:
+        self._generator: torch.Generator | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Give the sampler a generator of its own."""
+        del args, state, control
+        sampler = kwargs.get("train_dataloader")
+        while sampler is not None and not isinstance(sampler, LengthGroupedSampler):
+            inner = getattr(sampler, "batch_sampler", None)
+            sampler = inner if inner is not None else getattr(sampler, "sampler", None)
+        if sampler is not None:
+            self._generator = sampler.generator = torch.Generator()
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Runs before the epoch's order is drawn, in a resumed epoch as well."""
+        del control, kwargs
+        if self._generator is not None:
+            seed = args.data_seed if args.data_seed is not None else args.seed
+            self._generator.manual_seed(seed + int(state.epoch or 0))
 
 
 def remember_random_state() -> Callable[[], None]:

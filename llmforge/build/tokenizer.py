@@ -8,6 +8,7 @@ This module does not tokenise samples: `tokenize.py` does.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,19 +51,31 @@ def open_tokenizer(
     source: str | Path, revision: str | None = None, trust_remote_code: bool = False
 ) -> Any:
     """A tokenizer from a folder (never from the network), or from a hub repository."""
-    local = Path(source).is_dir()
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(source),
-        local_files_only=local,
-        trust_remote_code=trust_remote_code,
-        **({"revision": revision} if revision and not local else {}),
-    )
+    if Path(source).is_dir():
+        # transformers prefers the class that a model's family is known for over the one the folder
+        # declares; for Qwen2 that splits text in another way and adds a token without a row
+        plain = _declared_class(Path(source)) == "TokenizersBackend"
+        kind = PreTrainedTokenizerFast if plain else AutoTokenizer
+        options: dict[str, Any] = {"local_files_only": True}
+    else:
+        kind, options = AutoTokenizer, {"revision": revision} if revision else {}
+    if kind is AutoTokenizer:
+        options["trust_remote_code"] = trust_remote_code
+    tokenizer = kind.from_pretrained(str(source), **options)
     if not tokenizer.is_fast:
         raise ValueError(
             f"{source} has no fast tokenizer (tokenizer.json), and masks need the place of every "
             "token in the text"
         )
     return tokenizer
+
+
+def _declared_class(folder: Path) -> str | None:
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # the library says what is wrong with it
+    return None if "auto_map" in config else config.get("tokenizer_class")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:

@@ -22,7 +22,9 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import EvalLoopOutput
 
 from llmforge import registry
 from llmforge.build.errors import NonFiniteLoss, building
@@ -62,25 +64,56 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
         ignore_keys: list[str] | None = None,  # noqa: ARG002 - as above
     ) -> tuple[torch.Tensor, None, None]:
         """Loss of one batch; the exact sums are kept for the end of the loop."""
-        inputs = dict(self._prepare_inputs(inputs))
+        return self._measure(model, self._prepare_inputs(inputs)), None, None
+
+    def _measure(self, model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+        inputs = dict(inputs)
         labels = inputs.pop("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
             logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-            per_sample = token_nll(logits, labels)
+            per_sample = token_nll(logits, labels).to(self.args.device)
         # drops the samples that accelerate repeats to fill the last batch of several processes
         whole = self.accelerator.gather_for_metrics(per_sample).sum(dim=0)
         self._held_out = whole if self._held_out is None else self._held_out + whole
         nll, tokens = per_sample.sum(dim=0)
-        return (nll / tokens.clamp(min=1)).float(), None, None
+        return (nll / tokens.clamp(min=1)).float()
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    def evaluation_loop(
+        self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> Any:
         """Hugging Face's loop, its mean of batch means replaced by the exact loss."""
         self._held_out = None
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.is_in_train or self.accelerator._models:  # noqa: SLF001 - no public way to ask
+            output = super().evaluation_loop(
+                dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs
+            )
+        else:
+            output = self._evaluate_untouched(dataloader)
         if self._held_out is not None:
             output.metrics.update(loss_metrics(*self._held_out.tolist(), metric_key_prefix))
         return output
+
+    def _evaluate_untouched(self, dataloader: Any) -> EvalLoopOutput:
+        """The same before training, without wrapping the model.
+
+        The library's loop prepares a model for evaluation and marks it as prepared. Training finds
+        the mark and does not wrap the model again, so each process of a distributed run would
+        train a model of its own, without a word.
+        """
+        model = self.model
+        # a model that is to be sharded is still on the CPU, and whole it may fit nowhere else
+        if not (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+            model.to(self.args.device)
+        device = next(model.parameters()).device
+        was_training = model.training
+        model.eval()
+        with self.accelerator.autocast():
+            for inputs in dataloader:
+                self._measure(model, {name: values.to(device) for name, values in inputs.items()})
+                self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        model.train(was_training)
+        return EvalLoopOutput(None, None, {}, self.num_examples(dataloader))
 
     # a step that must not be taken
 
@@ -128,7 +161,9 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The plan's schedule; an optimizer that sets its own rate gets none."""
         target = optimizer or self.optimizer
-        if self.lr_scheduler is None and any(g["lr"] is None for g in target.param_groups):
+        if getattr(self, "lr_scheduler", None) is None and any(
+            g["lr"] is None for g in target.param_groups
+        ):
             self.lr_scheduler = _OwnRate(target)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
@@ -182,7 +217,7 @@ def _current_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_lengths(sampler: Any) -> Any:
-    """Lengths as a list: sorting through the data set's lazy column takes 40 s for a million rows."""
+    """Lengths as a list: sorting through the lazy column takes 40 s for a million rows."""
     if isinstance(sampler, LengthGroupedSampler):
         sampler.lengths = list(sampler.lengths[:])
     return sampler

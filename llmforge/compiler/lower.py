@@ -47,7 +47,7 @@ def _training_arguments(context: Context) -> Lowered:
         "per_device_train_batch_size": (trainer.micro_batch, "trainer.micro_batch"),
         "per_device_eval_batch_size": (spec.evaluation.micro_batch, "evaluation.micro_batch"),
         "gradient_accumulation_steps": (trainer.accumulation, "trainer.accumulation"),
-        "max_steps": (context.facts.steps, "facts.steps"),
+        "max_steps": (context.facts.steps, "estimate.steps"),
         "gradient_checkpointing": (
             trainer.gradient_checkpointing,
             "trainer.gradient_checkpointing",

@@ -206,16 +206,20 @@ def _facts(context: Context, origins: Origins) -> dict[str, Any]:
         "identity": copy.deepcopy(dict(known.identity)),
         "versions": dict(known.versions),
     }
-    probes = {
-        "model": "probe_model",
-        "data": "probe_data",
-        "identity": "probe_data",
-        "versions": "probe_machine",
-    }
-    for part, probe in probes.items():
-        for key, value in leaves(facts[part], f"facts.{part}"):
-            origins.add(key, Origin("probed", probe, value, reads=(part,)))
+    for key, value in leaves(facts, "facts"):
+        part = key.split(".")[2 if key.startswith("facts.identity.") else 1]
+        probe, reads = _PROBES[part]
+        origins.add(key, Origin("probed", probe, value, reads=reads))
     return facts
+
+
+_PROBES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "model": ("probe_model", ("model",)),
+    "tokenizer": ("probe_model", ("tokenizer", "model")),
+    "data": ("probe_data", ("data",)),
+    "versions": ("probe_machine", ()),
+}
+"""Part of the facts -> the pass that looked it up, and the section it was looked up for."""
 
 
 def _stand_in(

@@ -120,7 +120,7 @@ def open_library(
     dirs: list[Path] = []
     found: list[Diagnostic] = []
     for given in config_dirs:
-        folder = Path(given).expanduser().absolute()
+        folder = Path(os.path.normpath(Path(given).expanduser().absolute()))
         if not folder.is_dir():
             found.append(_missing_dir(str(given), folder))
         elif folder != shipped and folder not in dirs:

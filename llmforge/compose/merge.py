@@ -20,6 +20,7 @@ from llmforge.compose.tree import MISSING, Entry, Tree, dotted, lift
 from llmforge.origins import Origin
 
 _MOST_HOPS = 8
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 @dataclass
@@ -62,6 +63,8 @@ class Replay:
 
     def __init__(self) -> None:
         self.root = Node(below={})
+        self.behind: dict[str, Override] = {}
+        """Overrides that may have been written through an interpolation, by the key behind it."""
         self.clashes: list[tuple[str, Origin, Origin]] = []
         """Keys that are a list in one file and a mapping in another, which Hydra refuses."""
 
@@ -85,7 +88,8 @@ class Replay:
                 break
             below = node.below.get(part)
             if below is None or (below.below is None and not isinstance(below.value, list)):
-                below = node.below[part] = Node(below={})
+                template = self._refer(below, parts[1:], override)
+                below = node.below[part] = Node(below={}, template=template)
             node, parts = below, override.key.split(".")[index + 1 :]
         if node.below is None:
             _set_in_list(node, parts, override)
@@ -98,6 +102,14 @@ class Replay:
         else:
             _leaf(node.below, parts[-1], override.value, Writer(override.origin()))
 
+    def _refer(self, node: Node | None, rest: Sequence[str], override: Override) -> list[Writer]:
+        """Note where a key below an interpolation leads: OmegaConf 2.3 replaces the
+        interpolation, 2.4 writes to what it refers to."""
+        if node is None or (target := _REFERENCE.fullmatch(str(node.value))) is None:
+            return []
+        self.behind[dotted((target[1], *rest))] = override
+        return node.chain
+
     def _delete(self, parts: Sequence[Any], override: Override, hops: int = 0) -> None:
         """Remove a key; below an interpolation Hydra removes it from what that refers to."""
         node = self.root
@@ -106,7 +118,7 @@ class Replay:
             if below is None:
                 return
             if below.below is None:
-                target = re.fullmatch(r"\$\{([\w.]+)\}", str(below.value))
+                target = _REFERENCE.fullmatch(str(below.value))
                 if target and hops < _MOST_HOPS:
                     self._delete([*target[1].split("."), *parts[index + 1 :]], override, hops + 1)
                 return

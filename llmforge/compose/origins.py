@@ -60,11 +60,13 @@ def trace(layers: Sequence[Layer], overrides: Sequence[Override], raw: Mapping[s
     for layer in layers:
         replay.file(layer)
     values = [o for o in overrides if not o.is_group and not o.for_hydra]
+    behind = {override.key: override for override in values}
     for override in values:
         replay.override(override)
+    behind.update(replay.behind)
     out = Trace({}, {})
     if raw:
-        _attach(raw, replay.root, "", [], out, values)
+        _attach(raw, replay.root, "", [], out, behind)
     return out
 
 
@@ -74,32 +76,35 @@ def _attach(
     prefix: str,
     template: list[Writer],
     out: Trace,
-    overrides: Sequence[Override],
+    behind: Mapping[str, Override],
 ) -> None:
-    if node is not None and (own := node.template or _referring(node)):
+    if node is not None and (own := _referring(node)):
         template = own
     for key, value in raw.items():
         name = f"{prefix}.{key}" if prefix else str(key)
         below = node.below.get(key) if node is not None and node.below is not None else None
         if isinstance(value, Mapping) and value:
-            _attach(value, below, name, template, out, overrides)
+            _attach(value, below, name, template, out, behind)
             continue
         out.raw[name] = value
         chain = template if below is None else below.chain
         if below is not None and not below.composes_to(value):
             chain = _referring(below)
-        out.chains[name] = list(chain) or [Writer(_unexplained(name, value, overrides))]
+        out.chains[name] = list(chain) or [Writer(_unexplained(name, value, behind))]
 
 
 def _referring(node: Node) -> list[Writer]:
     """The writers of an interpolation; a merge may put what it refers to in its place."""
-    return node.chain if node.below is None and "${" in str(node.value) else []
+    if node.below is not None:
+        return node.template
+    return node.chain if "${" in str(node.value) else []
 
 
-def _unexplained(key: str, value: Any, overrides: Sequence[Override]) -> Origin:
+def _unexplained(key: str, value: Any, behind: Mapping[str, Override]) -> Origin:
     """For what the replay does not reproduce: the override at fault if there is one."""
-    for override in reversed(overrides):
-        if key == override.key or key.startswith(f"{override.key}."):
+    parts = key.split(".")
+    for cut in range(len(parts), 0, -1):
+        if (override := behind.get(".".join(parts[:cut]))) is not None:
             return replace(override.origin(), value=value)
     return Origin("file", "composition", value, reason="no file of the search path sets it")
 

@@ -53,6 +53,11 @@ class Override:
         """Whether it configures Hydra itself."""
         return self.key == "hydra" or self.key.startswith(("hydra.", "hydra/"))
 
+    @property
+    def picks_files(self) -> bool:
+        """Whether it decides which files are read."""
+        return self.is_group or self.key == "hydra.searchpath"
+
     def origin(self) -> Origin:
         """The override as a writer of its key."""
         return Origin("override", self.text, self.value)
@@ -76,6 +81,8 @@ class Parsed:
 def parse(texts: Sequence[str], library: Library) -> Parsed:
     """Sort the overrides of one composition. Raises nothing for what the texts hold."""
     out = Parsed()
+    # options in Hydra's own search path are not ours to list: Hydra will say when one is missing
+    known = None if any("hydra.searchpath" in text for text in texts) else library
     parser = OverridesParser.create()
     for text in texts:
         try:
@@ -89,8 +96,8 @@ def parse(texts: Sequence[str], library: Library) -> Parsed:
         override = _typed(text, raw, library)
         if fault := _fault(override):
             out.diagnostics.append(fault)
-        elif override.is_group and override.kind != "delete" and not override.for_hydra:
-            _choose(override, library, out)
+        elif known and override.is_group and override.kind != "delete" and not override.for_hydra:
+            _choose(override, known, out)
         else:
             out.overrides.append(override)
     _drop_rivals(out)
@@ -106,7 +113,7 @@ def _typed(text: str, raw: HydraOverride, library: Library) -> Override:
     elif raw.is_add():
         kind = "add"
     value: Any = raw.value()
-    key = raw.key_or_group
+    key = re.sub(r"\[(\w+)\]", r".\1", raw.key_or_group)  # Hydra 1.4 reads `list[0]` as well
     is_group = not isinstance(value, dict) and (
         key.startswith("hydra/") or (key != "hydra" and library.is_group(key))
     )

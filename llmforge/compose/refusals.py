@@ -53,8 +53,11 @@ def _shape(origin: Origin) -> str:
     return "list" if isinstance(origin.value, list) else "mapping"
 
 
-def who_asks(link: HydraLink, missing: str) -> Origin:
-    """The defaults entry that names a file; the reader has met the file already."""
+def who_asks(link: HydraLink, missing: str, overrides: Sequence[Override]) -> Origin:
+    """The override or the defaults entry that names a file; the reader has met it already."""
+    for override in overrides:
+        if override.is_group and _joined(override.key, override.value) == missing:
+            return override.origin()
     library = link.session.library
     for config_path in sorted(link.session.read):
         found = link.session.scan(config_path)

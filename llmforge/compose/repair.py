@@ -22,6 +22,7 @@ from llmforge.compose.overrides import Override, unknown_option
 from llmforge.compose.refusals import clashes, refused, refused_choice, stray_override, who_asks
 from llmforge.compose.unknown import Unknowns
 from llmforge.diagnostics import Diagnostic, near
+from llmforge.origins import Origin
 
 _MOST_REPAIRS = 50
 
@@ -39,11 +40,11 @@ class Repaired:
 def repair(link: HydraLink, overrides: Sequence[Override]) -> Repaired:
     """Compose as much as composes and say what does not. Raises nothing for a user's fault."""
     out = Repaired(None, [])
-    base = _choices(link, out, [o for o in overrides if o.is_group])
+    base = _choices(link, out, [o for o in overrides if o.picks_files])
     if base is None:
         return out
     out.composition = base
-    good = _values(link, out, base, [o for o in overrides if not o.is_group])
+    good = _values(link, out, base, [o for o in overrides if not o.picks_files])
     final = _compose(link, out, good)
     if isinstance(final, Exception):
         good = _one_by_one(link, out, good)
@@ -86,7 +87,8 @@ def _compose(
             missing = error.missing_cfg_file
             if missing is None or missing in link.session.stand_ins or _is_hydras(missing):
                 return error
-            _stand_in(link, out, missing)
+            known = list(error.options or [])
+            _stand_in(link, out, missing, known, who_asks(link, missing, overrides))
         except Exception as error:  # Hydra raises asserts and KeyErrors too; reported
             stray = stray_override(link.session, error)
             if stray is None:
@@ -100,16 +102,17 @@ def _is_hydras(config_path: str) -> bool:
     return config_path.startswith("hydra/")
 
 
-def _stand_in(link: HydraLink, out: Repaired, missing: str) -> None:
-    """LF102 for a file that another file asks for."""
-    library = link.session.library
+def _stand_in(
+    link: HydraLink, out: Repaired, missing: str, options: list[str], asked: Origin
+) -> None:
+    """LF102 for a file that is asked for, and the nearest option in its place."""
     group, _, option = missing.rpartition("/")
-    known = library.option_names(group)
+    known = options or link.session.library.option_names(group)
     best = near(option, known, limit=1)
     link.session.stand_ins[missing] = f"{group}/{best[0]}" if best else None
     if not best:
         out.clouded.add(group.replace("/", "."))
-    out.diagnostics.append(unknown_option(group, option, known, who_asks(link, missing)))
+    out.diagnostics.append(unknown_option(group, option, known, asked))
 
 
 def _values(

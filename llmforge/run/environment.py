@@ -48,8 +48,8 @@ _UNLESS_SET = {
     # a tracking server that is down must be noticed soon: our own thread tries again, for ever
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    # Threads that wait by spinning starve the one they wait for when cores are shared: a small model
-    # on two busy cores took 294 ms a step with this and 2,745 ms without.
+    # Threads that wait by spinning starve the one they wait for when cores are shared: a small
+    # model on two busy cores took 294 ms a step with this and 2,745 ms without.
     "GOMP_SPINCOUNT": "1000",
 }
 _PACKAGES = (
@@ -59,7 +59,15 @@ _PACKAGES = (
 _HARMLESS = (
     *("CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "OMP_NUM_THREADS", "PYTHONHASHSEED"),
     *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "NCCL_DEBUG", "NCCL_P2P_DISABLE"),
-    *("HF_HOME", "HF_HUB_OFFLINE", "GOMP_SPINCOUNT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_JOB_ID"),
+    *(
+        "HF_HOME",
+        "HF_HUB_OFFLINE",
+        "GOMP_SPINCOUNT",
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "SLURM_JOB_ID",
+    ),
     *("TOKENIZERS_PARALLELISM", "TORCHELASTIC_RESTART_COUNT"),
 )
 _SECRET = re.compile(r"^env:([A-Za-z_][A-Za-z0-9_]*)$")

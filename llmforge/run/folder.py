@@ -87,7 +87,7 @@ class RunFolder:
         return self.path / ("log.txt" if rank == 0 else f"log-rank{rank}.txt")
 
     def failure(self, rank: int) -> Path:
-        """Where a rank other than 0 says why it died."""
+        """Where a rank other than 0, or another stage than `train`, says why it died."""
         return self.path / f"failure-rank{rank}.json"
 
     # -- making and opening --------------------------------------------------------------------

@@ -10,7 +10,6 @@ result of a run that was finished before.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -24,8 +23,9 @@ from types import FrameType
 from typing import Any
 
 from llmforge import registry
-from llmforge.diagnostics import Diagnostic, Severity
+from llmforge.diagnostics import Diagnostic
 from llmforge.plan import Plan
+from llmforge.run.endings import Ending, oom_kills, settle, verdict
 from llmforge.run.environment import worker_environment
 from llmforge.run.folder import RunBusy, RunFolder
 from llmforge.run.status import Status
@@ -33,8 +33,6 @@ from llmforge.track.sync import complete, is_complete
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that stop a run: passed on to the workers as SIGTERM, the second time as SIGKILL."""
-
-EXIT_CODES = {Status.FINISHED: 0, Status.CREATED: 0, Status.INTERRUPTED: 130}
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Outcome:
     result: dict[str, Any] | None = None
     """`result.json` of a finished run."""
     diagnostic: Diagnostic | None = None
-    """Why it failed: LF801-LF806, LF808."""
+    """Why it failed: LF801-LF806, LF808, LF809."""
     reused: bool = False
     """It was finished before; nothing was started."""
 
@@ -59,26 +57,33 @@ def run_plan(plan: Plan, stage: str = "train", quiet: bool = False) -> Outcome:
     Args:
         plan: what to run; its fingerprint names the folder.
         stage: `train` (prepares and evaluates as well), `prepare`, or `evaluate` for measuring a
-            finished run again.
+            finished run again. The latter two leave the run's status as it is.
         quiet: nothing on the terminal; the log is written all the same.
     """
     run = RunFolder(plan.run_folder)
+    if stage == "evaluate" and not run.manifest.is_file():
+        message = f"run {plan.run_id} is {run.status().value}: it has no final model to evaluate"
+        found = Diagnostic("LF809", message, notes=(f"looked in {run.path}",), hint="llmforge runs")
+        return Outcome(run.status(), 1, run.path, diagnostic=found)
     try:
         with run.lock() as handle:
             if stage == "train" and run.status() is Status.FINISHED and run.result():
                 return _answer(plan, run, quiet)
             return _work(plan, RunFolder.create(plan), stage, quiet, handle)
     except RunBusy:
-        pid = run.record().pid
-        found = Diagnostic(
-            "LF808",
-            f"run {plan.run_id} is being worked on" + (f" by process {pid}" if pid else ""),
-            key="paths.runs",
-            origins=plan.origins.chain("paths.runs"),
-            notes=(f"in {run.path}",),
-            hint="name=another" if not pid else f"kill {pid}",
-        )
-        return Outcome(run.status(), 1, run.path, diagnostic=found)
+        return Outcome(run.status(), 1, run.path, diagnostic=_busy(plan, run))
+
+
+def _busy(plan: Plan, run: RunFolder) -> Diagnostic:
+    pid = run.record().pid
+    return Diagnostic(
+        "LF808",
+        f"run {plan.run_id} is being worked on" + (f" by process {pid}" if pid else ""),
+        key="paths.runs",
+        origins=plan.origins.chain("paths.runs"),
+        notes=(f"in {run.path}",),
+        hint=f"kill {pid}" if pid else None,
+    )
 
 
 def _answer(plan: Plan, run: RunFolder, quiet: bool) -> Outcome:
@@ -96,14 +101,14 @@ def _answer(plan: Plan, run: RunFolder, quiet: bool) -> Outcome:
 
 
 def _work(plan: Plan, run: RunFolder, stage: str, quiet: bool, lock: int) -> Outcome:
-    attempt = run.record().attempts + 1
+    attempt = run.record().attempts + (stage == "train")
     run.set_status(run.status(), attempts=attempt)
     for old in run.path.glob("failure-rank*.json"):
         old.unlink()
     launch = registry.component("launch", plan.settings["launch"]["kind"])
     command = launch.load_builder()(plan, run.path, stage)
     environment = worker_environment(plan, attempt, quiet)
-    kills = _oom_kills()
+    kills = oom_kills()
     # With the lock's descriptor, the folder stays held while a worker lives, driver or no driver.
     worker = subprocess.Popen(
         command,
@@ -117,18 +122,15 @@ def _work(plan: Plan, run: RunFolder, stage: str, quiet: bool, lock: int) -> Out
     with _forwarding(worker) as forwarded:
         code = worker.wait()
     _end_group(worker.pid)
-    _judge(run, code, bool(forwarded), _oom_kills() > kills)
-    if run.status() is not Status.CREATED and not is_complete(run) and not _warned(run):
+    if code and not quiet and sys.stderr.isatty():
+        print("\x1b[?25h", end="", file=sys.stderr)  # a killed progress bar had hidden the cursor
+    ending = Ending(code, bool(forwarded), oom_kills() > kills)
+    exit_code, diagnostic = (settle if stage == "train" else verdict)(run, ending)
+    if not is_complete(run) and not _warned(run):
         complete(run, environment)
-    record = run.record()
-    failed = record.status is Status.FAILED
-    return Outcome(
-        record.status,
-        EXIT_CODES.get(record.status, 1),
-        run.path,
-        run.result() if record.status is Status.FINISHED else None,
-        _diagnostic(run) if failed else None,
-    )
+    status = run.status()
+    result = run.result() if status is Status.FINISHED else None
+    return Outcome(status, exit_code, run.path, result, diagnostic)
 
 
 def local_command(plan: Plan, folder: Path, stage: str) -> list[str]:
@@ -141,7 +143,7 @@ def torchrun_command(plan: Plan, folder: Path, stage: str) -> list[str]:
     """One process per device on this node (builder of `launch.kind=torchrun`)."""
     processes = str(plan.settings["launch"]["processes"])
     return [
-        *(sys.executable, "-m", "torch.distributed.run"),
+        *(sys.executable, "-m", "llmforge.run.torchrun"),
         *("--standalone", "--nproc-per-node", processes),
         # saving takes longer than the half-minute after which torchrun kills by default
         *("--shutdown-timeout", "600"),
@@ -187,89 +189,6 @@ def _end_group(group: int) -> None:
         return
 
 
-def _judge(run: RunFolder, code: int, asked: bool, oom: bool) -> None:
-    """Write the status where the workers could not, or where rank 0 did not see the cause."""
-    record = run.record()
-    ranks = sorted(run.path.glob("failure-rank*.json"))
-    if ranks and not asked and record.status is not Status.FINISHED:
-        found = json.loads(ranks[0].read_text(encoding="utf-8"))
-        _fail(
-            run,
-            {**found, "message": f"{ranks[0].stem.removeprefix('failure-')}: {found['message']}"},
-        )
-        return
-    ended = record.status in (Status.FINISHED, Status.FAILED, Status.INTERRUPTED)
-    wrote = ended and record.pid is None
-    if wrote or (code == 0 and record.status is Status.CREATED):
-        return
-    newest = next(iter(run.checkpoints()), None)
-    kept = f"goes on after step {newest.step}" if newest else "starts again"
-    message = _cause(code, oom)
-    notes = (*_why(code, oom), f"output in {run.log()}", f"the same command {kept}")
-    _fail(
-        run,
-        Diagnostic("LF804" if code < 0 or code > 128 else "LF801", message, notes=notes).to_dict(),
-    )
-
-
-def _fail(run: RunFolder, found: dict[str, Any]) -> None:
-    run.set_status(
-        Status.FAILED, pid=None, code=found["code"], reason=found["message"], diagnostic=found
-    )
-
-
-def _cause(code: int, oom: bool) -> str:
-    number = -code if code < 0 else code - 128 if code > 128 else 0
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        return f"the worker ended with exit code {code} before it could say why"
-    by = " by the kernel, out of main memory" if oom and name == "SIGKILL" else ""
-    return f"the worker was killed by {name}{by}"
-
-
-def _why(code: int, oom: bool) -> tuple[str, ...]:
-    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        if oom:
-            return ("the kernel's OOM killer counted a victim while it ran",)
-        return ("often this is the kernel's OOM killer; `dmesg` or the container's log tells",)
-    if code in (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGABRT):
-        return ("a fault inside a compiled library; a driver or version mismatch is likely",)
-    return ()
-
-
-def _diagnostic(run: RunFolder) -> Diagnostic:
-    """The failure in the status, typed again."""
-    from llmforge.origins import Origin
-
-    record = run.record()
-    found = dict(record.diagnostic or {})
-    newest = next(iter(run.checkpoints()), None)
-    notes = list(found.get("notes", ()))
-    if record.code != "LF804":
-        notes.append(f"traceback in {run.log()}")
-        if newest:
-            notes.append(f"the same command goes on after step {newest.step}")
-    return Diagnostic(
-        record.code or "LF801",
-        record.reason or "the worker failed",
-        severity=Severity.ERROR,
-        key=found.get("key"),
-        origins=tuple(Origin.from_dict(origin) for origin in found.get("origins", ())),
-        notes=tuple(notes),
-        hint=found.get("hint"),
-    )
-
-
 def _warned(run: RunFolder) -> bool:
     """Did the worker find out already that MLflow takes nothing?"""
     return any(warning["code"] == "LF807" for warning in run.record().warnings)
-
-
-def _oom_kills() -> int:
-    """How many processes of this control group the kernel has killed for memory."""
-    try:
-        text = Path("/sys/fs/cgroup/memory.events").read_text(encoding="ascii")
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill "))

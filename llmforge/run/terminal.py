@@ -42,6 +42,10 @@ class Screen:
         """A notice while the run goes on."""
         self._print(self.err, text)
 
+    def note(self, text: str) -> None:
+        """For the log alone: what the progress bar shows on the terminal."""
+        self._print(None, text)
+
     def tell(self, text: str | Text) -> None:
         """A part of the run's outcome."""
         self._print(self.out, text)

@@ -20,13 +20,12 @@ from typing import Any
 from llmforge import registry
 from llmforge.plan import Plan
 from llmforge.run import environment, terminal
+from llmforge.run.endings import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from llmforge.run.failures import diagnose
 from llmforge.run.folder import RunFolder
 from llmforge.run.signals import StopFlag, StopRequested, stop_with
 from llmforge.run.status import Status, timestamp
 from llmforge.track.protocol import NullTracker, Tracker
-
-EXIT_DONE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130
 
 
 def main(argv: list[str]) -> int:
@@ -58,8 +57,6 @@ class Worker:
         self.rank = int(os.environ.get("RANK", "0"))
         self.main = self.rank == 0
         self.tracker: Tracker = NullTracker()
-        self.before = run.status()
-        """What the status goes back to after a stage that is not the whole run."""
         quiet = bool(os.environ.get(environment.QUIET)) or not self.main
         self.screen = terminal.take_over(run.log(self.rank), quiet)
         self.plan = run.plan()
@@ -70,13 +67,15 @@ class Worker:
         print(f"==== attempt {attempt}, {self.stage}, {timestamp()}, pid {os.getpid()}", flush=True)
         with self.stop.immediate():
             if self.main:
-                self.run.set_running(self.stage)
                 self.screen.say(terminal.header(self.plan, attempt))
+                if self.stage == "train":
+                    self.run.set_running(self.stage)
             quieten()
             if self.main:
                 found = devices()
                 self.run.write_json("environment.json", environment.describe(self.plan, found))
-                self.tracker = start_tracker(self.plan, self.run)
+                if self.stage != "prepare":
+                    self.tracker = start_tracker(self.plan, self.run)
         getattr(self, f"_{self.stage}")()
         return EXIT_DONE
 
@@ -99,7 +98,6 @@ class Worker:
             prepared = prepare(self.plan)
         if self.main:
             self.run.write_json("prepare.json", {**prepared.report, "reused": prepared.reused})
-            self.run.set_status(self.before, pid=None)
             word = "found" if prepared.reused else "made"
             self.screen.tell(f"{word} {terminal.rows_line(prepared.report)} in {prepared.folder}")
 
@@ -109,49 +107,48 @@ class Worker:
         with self.stop.immediate():
             figures = evaluate_again(self.plan, self.run)
         if self.main:
-            self.run.write_json("evaluation.json", figures)
-            self.run.set_status(self.before, pid=None)
+            path = self.run.write_json("evaluation.json", figures)
             self.screen.tell(terminal.figures(figures))
-            self.tracker.finish(self.before, figures)
+            self.tracker.artifact(path, path.name)
+            self.tracker.finish(self.run.status(), figures)
 
     def stopped(self, reason: str) -> int:
         """Asked to stop: the stage has saved what there was."""
-        if self.main:
+        if self.main and self.stage == "train":
             newest = next(iter(self.run.checkpoints()), None)
             kept = f"state saved at step {newest.step}" if newest else "no step was done"
-            # a finished run whose figures were being measured again is still a finished run
-            ending = self.before if self.stage != "train" else Status.INTERRUPTED
-            self.run.set_status(ending, pid=None, reason=f"{reason}; {kept}")
+            self.run.set_status(Status.INTERRUPTED, pid=None, reason=f"{reason}; {kept}")
             self.screen.say(f"stopped ({reason}); {kept}; the same command goes on")
-            self._close(ending)
+        self._close()
         return EXIT_STOPPED
 
     def failed(self, error: BaseException) -> int:
-        """Anything else: traceback to the log, reason to the status."""
+        """Anything else: traceback to the log, reason to the folder."""
         print(environment.scrub(traceback.format_exc(), self.plan), file=sys.stderr, flush=True)
         found = diagnose(error, self.plan).to_dict()
-        if not self.main:
+        if self.main and self.stage == "train":
+            self.run.set_status(
+                Status.FAILED,
+                pid=None,
+                code=found["code"],
+                reason=found["message"],
+                diagnostic=found,
+            )
+        else:
             self.run.write_json(self.run.failure(self.rank).name, found)
-            return EXIT_FAILED
-        self.run.set_status(
-            Status.FAILED,
-            pid=None,
-            code=found["code"],
-            reason=found["message"],
-            diagnostic=found,
-        )
-        self._close(Status.FAILED)
+        self._close()
         return EXIT_FAILED
 
-    def _close(self, status: Status) -> None:
+    def _close(self) -> None:
         """Complete the record; what goes wrong here must not hide what went wrong before."""
-        try:
-            from llmforge.track.curve import draw_curve
+        if self.main and self.stage == "train":
+            try:
+                from llmforge.track.curve import draw_curve
 
-            draw_curve(self.run.journal, self.run.path / "curve.png", self.plan.run_id)
-        except Exception:
-            traceback.print_exc()
-        self.tracker.finish(status, None)
+                draw_curve(self.run.journal, self.run.path / "curve.png", self.plan.run_id)
+            except Exception:
+                traceback.print_exc()
+        self.tracker.finish(self.run.status(), None)
 
 
 def quieten() -> None:

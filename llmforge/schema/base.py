@@ -63,12 +63,12 @@ Auto = Literal["auto"]
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-_SECRET = re.compile(r"^env:[A-Za-z_][A-Za-z0-9_]*$")
-_SHARE = re.compile(r"^(\d+(?:\.\d+)?)%$")
+_SECRET = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
 def _check_secret(value: str) -> str:
-    if not _SECRET.match(value):
+    if not _SECRET.fullmatch(value):
         # The value itself must not be repeated in the message: it may be the secret.
         raise ValueError("secret given as a plain value")
     return value
@@ -80,7 +80,7 @@ SecretRef = Annotated[str, AfterValidator(_check_secret)]
 
 def share_of(value: int | str | None) -> float | None:
     """`"5%"` as 0.05; None for anything that is not a share."""
-    found = _SHARE.match(value) if isinstance(value, str) else None
+    found = _SHARE.fullmatch(value) if isinstance(value, str) else None
     return float(found.group(1)) / 100 if found else None
 
 

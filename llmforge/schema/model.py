@@ -131,6 +131,7 @@ class BitsAndBytes(QuantizationSpec):
 
     kind: Literal["bitsandbytes"]
     bits: Literal[4, 8]
+    """Width a weight is held in."""
     quant_type: Literal["nf4", "fp4"] | None
     """4-bit only: number format of the blocks."""
     double_quant: bool | None

@@ -37,6 +37,7 @@ class AdamW(OptimizerSpec):
     betas: list[Beta] = Field(min_length=2, max_length=2)
     """Decay of the first and second moment."""
     eps: Annotated[float, Field(gt=0.0)]
+    """Added to the second moment's root, so that nothing is divided by zero."""
     fused: Annotated[bool | Auto, Effect.SPEED]
     """One kernel for the whole update; `auto` uses it where the installed torch has it."""
 
@@ -47,7 +48,9 @@ class AdamW8bit(OptimizerSpec):
 
     kind: Literal["adamw_8bit"]
     betas: list[Beta] = Field(min_length=2, max_length=2)
+    """Decay of the first and second moment."""
     eps: Annotated[float, Field(gt=0.0)]
+    """Added to the second moment's root, so that nothing is divided by zero."""
     paged: Annotated[bool, Effect.SPEED]
     """Let optimizer state spill to CPU memory when the GPU is full."""
 
@@ -75,6 +78,7 @@ class Sgd(OptimizerSpec):
 
     kind: Literal["sgd"]
     momentum: Beta
+    """Share of the last step that is taken again; 0 is plain gradient descent."""
 
 
 class ScheduleSpec(Spec):

@@ -60,7 +60,9 @@ class Zero(DeepSpeedSpec):
     bucket_size: PositiveInt
     """Elements per communication bucket."""
     overlap_communication: bool
+    """Reduce gradients while the backward pass goes on: faster, for more memory."""
     contiguous_gradients: bool
+    """Copy gradients into one buffer as they come, so that memory is not cut into pieces."""
 
 
 class FsdpSpec(Spec):
@@ -110,7 +112,9 @@ class Device(HardwareSpec):
 
     kind: Literal["device"]
     device: Literal["cuda", "cpu"]
+    """What the arithmetic runs on."""
     name: str
+    """What the driver calls the device."""
     count: PositiveInt
     """Devices on the node; 1 for a CPU."""
     memory_gib: Annotated[float, Field(gt=0.0)]

@@ -88,6 +88,7 @@ class CheckpointSpec(Spec):
     best: Annotated[str | None, Effect.NUMERICS]
     """Metric that picks the final model (`eval_loss`); null keeps the last state."""
     best_direction: Annotated[Literal["minimize", "maximize"], Effect.NUMERICS]
+    """Whether the smaller or the larger metric is the better one."""
     resume: bool
     """Continue from the newest checkpoint when the run folder holds an interrupted run."""
     max_shard_size: str = Field(pattern=r"^\d+(\.\d+)?\s?[KMG]B$")
@@ -97,6 +98,7 @@ class CheckpointSpec(Spec):
     hub_repository: str | None
     """Where to: `owner/name`."""
     hub_private: bool
+    """Make the repository private when it does not exist yet."""
     hub_token: SecretRef
     """`env:NAME` of the variable that holds the token."""
 
@@ -107,8 +109,12 @@ class GenerationSpec(Spec):
     effect = Effect.EVALUATION
 
     max_new_tokens: PositiveInt
+    """Longest answer in tokens."""
     sample: bool
     """Draw from the distribution; false is greedy. Exact match is always greedy."""
     temperature: Annotated[float, Field(gt=0.0)]
+    """Divides the logits before sampling: below 1 is more certain, above 1 more varied."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Draw from the fewest tokens whose probabilities reach this sum; 1 draws from all."""
     repetition_penalty: Annotated[float, Field(gt=0.0)]
+    """Divides the logits of tokens that were used already; 1 is off."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from llmforge.build.loss import held_out_loss
+from llmforge.build.loss import autocast, held_out_loss
 from llmforge.build.parts import Parts
 from llmforge.build.templates import stop_ids
 from llmforge.build.tokenize import IGNORED
@@ -44,23 +44,26 @@ def evaluate(plan: Plan, parts: Parts, trainer: ForgeTrainer | None = None) -> d
     """
     if parts.evaluation is None:
         return {}
-    spec = plan.spec
+    compute = str(plan.spec.precision.compute)
     if trainer is not None:
         metrics = trainer.evaluate(parts.evaluation)
         model = trainer.accelerator.unwrap_model(trainer.model)
     else:
+        batch = int(plan.spec.evaluation.micro_batch)
         model = parts.model
-        metrics = held_out_loss(
-            model,
-            parts.evaluation,
-            parts.collator,
-            batch=int(spec.evaluation.micro_batch),
-            compute=str(spec.precision.compute),
-        )
-    figures: dict[str, Any] = {
-        name: metrics[name] for name in ("eval_loss", "eval_perplexity", "eval_tokens")
-    }
-    questions = _questions(parts, plan.spec.seed, spec.evaluation.exact_match_rows)
+        metrics = held_out_loss(model, parts.evaluation, parts.collator, batch, compute)
+    # also beside a trainer: it wraps a model's own call, which an adapter's generate() goes round
+    with autocast(model, compute):
+        answers = _answers(plan, parts, model)
+    figures = {name: metrics[name] for name in ("eval_loss", "eval_perplexity", "eval_tokens")}
+    return figures | answers
+
+
+def _answers(plan: Plan, parts: Parts, model: Any) -> dict[str, Any]:
+    """Exact match and samples, as far as the plan asks for them."""
+    spec = plan.spec
+    figures: dict[str, Any] = {}
+    questions = _questions(parts, spec.seed, spec.evaluation.exact_match_rows)
     greedy = {"max_new_tokens": spec.generation.max_new_tokens}
     asked = _ask(model, parts.tokenizer, questions, greedy)
     if questions:

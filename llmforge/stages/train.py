@@ -74,6 +74,7 @@ def train(
     from transformers import set_seed
 
     from llmforge.build.callbacks import (
+        EpochOrder,
         EvaluationApart,
         ProgressCallback,
         StopCallback,
@@ -97,7 +98,7 @@ def train(
         pace = Pace(tokens_per_step(plan, prepared.report))
         progress, apart = ProgressCallback(screen, pace), EvaluationApart()
         watching = [progress, TrackerCallback(recorder, pace)] if is_main() else []
-        callbacks = [*watching, apart, StopCallback(stop)]
+        callbacks = [*watching, EpochOrder(), apart, StopCallback(stop)]
         trainer = build_trainer(plan, parts, run.checkpoint_folder, callbacks)
         apart.trainer = trainer
 

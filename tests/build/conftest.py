@@ -1,8 +1,8 @@
 """Plans made by hand, for tests of what is built from a plan.
 
-`make_plan` stands in for `llmforge.compile`: settings as dotted keys over the small ones below, facts
-looked up in the data files, keywords lowered. Everything else in these tests reads the plan only, so
-the real compiler can take this place.
+`make_plan` stands in for `llmforge.compile`: settings as dotted keys over the small ones below,
+facts looked up in the data files, keywords lowered. Everything else in these tests reads the plan
+only, so the real compiler can take this place.
 """
 
 from __future__ import annotations
@@ -202,7 +202,10 @@ def plan_by_hand(changes: dict[str, Any]) -> Plan:
 
 
 def lower_by_hand(spec: Any) -> dict[str, Any]:
-    model: dict[str, Any] = {"dtype": spec.precision.weights, "attn_implementation": spec.model.attention}
+    model: dict[str, Any] = {
+        "dtype": spec.precision.weights,
+        "attn_implementation": spec.model.attention,
+    }
     if spec.model.kind == "scratch":
         model["config"] = config_of(spec.model, spec.model.vocabulary)
     else:
@@ -290,9 +293,7 @@ def write_rows(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def byte_tokenizer(
-    folder: Path, specials: list[str], bos: str | None = None, **named: str
-) -> Path:
+def byte_tokenizer(folder: Path, specials: list[str], bos: str | None = None, **named: str) -> Path:
     """A tokenizer as a published checkpoint has one: `specials` first, then bytes and words.
 
     `bos` is put before every text by the tokenizer itself, as Llama's does. `named` are

@@ -38,15 +38,15 @@ def test_the_section_its_origin_and_the_original_error():
 
 def test_a_section_without_a_kind_is_placed_by_its_first_key():
     plan = plan_with({"tokenizer.source": [Origin("override", "tokenizer.source=x", "x")]})
-    with pytest.raises(BuildError, match=r"`tokenizer` \(command line\): OSError: gone"):
-        with building("tokenizer", plan):
-            raise OSError("gone")
+    told = r"`tokenizer` \(command line\): OSError: gone"
+    with pytest.raises(BuildError, match=told), building("tokenizer", plan):
+        raise OSError("gone")
 
 
 def test_a_section_the_plan_knows_nothing_of_is_named_alone():
-    with pytest.raises(BuildError, match=r"^while building `model`: KeyError: 'x'$"):
-        with building("model", plan_with({})):
-            raise KeyError("x")
+    told = r"^while building `model`: KeyError: 'x'$"
+    with pytest.raises(BuildError, match=told), building("model", plan_with({})):
+        raise KeyError("x")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
@@ -66,7 +66,11 @@ def test_what_speaks_for_itself_passes_through(error):
 
 
 def test_errors_are_wrapped_once():
-    with pytest.raises(BuildError, match="while building `lora`") as caught:
-        with building("model", LORA), building("lora", LORA):
-            raise ValueError("x")
+    told = "while building `lora`"
+    with (
+        pytest.raises(BuildError, match=told) as caught,
+        building("model", LORA),
+        building("lora", LORA),
+    ):
+        raise ValueError("x")
     assert "model" not in str(caught.value)

@@ -67,9 +67,7 @@ def test_two_steps(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_from_scratch_the_seed_decides_the_weights(
-    make_plan, settings, shared_cache, family
-):
+def test_from_scratch_the_seed_decides_the_weights(make_plan, settings, shared_cache, family):
     def weights(seed: int, dtype: str = "float32") -> dict[str, torch.Tensor]:
         plan = make_plan(
             {
@@ -91,7 +89,9 @@ def test_from_scratch_the_seed_decides_the_weights(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_left_and_right_padding_give_the_same_loss(make_plan, settings, checkpoint, shared_cache, family):
+def test_left_and_right_padding_give_the_same_loss(
+    make_plan, settings, checkpoint, shared_cache, family
+):
     def loss(side: str) -> tuple[float, bool]:
         plan = make_plan(
             settings.folder_model(checkpoint(family))

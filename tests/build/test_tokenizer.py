@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
 from llmforge.build.data import Row
 from llmforge.build.templates import set_chat_template, stop_ids
@@ -16,7 +17,16 @@ TEXTS = ["What comes after 1?", "2 comes after 1.", "Grüße aus Köln", "naïve
 
 @pytest.mark.parametrize(
     "text",
-    ["plain", " two  spaces ", "tab\tnew\nline\r\n", "Grüße 🙂👩‍👩‍👧", "日本語", "\x00\x7f", "a\u2028b", "don 't . ,"],
+    [
+        "plain",
+        " two  spaces ",
+        "tab\tnew\nline\r\n",
+        "Grüße 🙂👩‍👩‍👧",
+        "日本語",
+        "\x00\x7f",
+        "a\u2028b",
+        "don 't . ,",
+    ],
 )
 def test_a_trained_tokenizer_gives_any_text_back(text: str):
     tokenizer = train_tokenizer(TEXTS, 400, 64)
@@ -47,6 +57,18 @@ def test_saved_and_opened_again_it_is_the_same(tmp_path: Path):
     assert (again.pad_token, again.eos_token) == ("<pad>", "<eos>")
     assert again.model_max_length == 64
     assert stop_ids(again) == [3, 1]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma", "gpt2"])
+def test_beside_a_model_it_is_still_the_same(tmp_path: Path, family: str):
+    # transformers would read a Qwen2 folder with Qwen2's own splitting and one token more
+    tokenizer = train_tokenizer(TEXTS, 400, 64)
+    AutoConfig.for_model(family).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = open_tokenizer(tmp_path)
+    text = "What  comes after 12345?\n\n Grüße"
+    assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert len(again) == len(tokenizer)
 
 
 class TestPadding:
@@ -100,9 +122,12 @@ class TestTemplate:
     def test_chatml_replaces_the_tokenizers_own(self):
         tokenizer = self.tokenizer(self.OWN)
         set_chat_template(tokenizer, "chatml", chats=True)
-        assert tokenizer.apply_chat_template(
-            [{"role": "user", "content": " a\n"}], tokenize=False, add_generation_prompt=True
-        ) == "<|im_start|>user\n a\n<|im_end|>\n<|im_start|>assistant\n"
+        assert (
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": " a\n"}], tokenize=False, add_generation_prompt=True
+            )
+            == "<|im_start|>user\n a\n<|im_end|>\n<|im_start|>assistant\n"
+        )
 
     def test_a_path_is_read(self, tmp_path: Path):
         (tmp_path / "own.jinja").write_text(self.OWN + "ü", encoding="utf-8")

@@ -25,7 +25,6 @@ from pathlib import Path
 import pytest
 
 from llmforge.codes import CODES, known_codes
-from llmforge.compiler.facts.versions import PACKAGES
 from llmforge.compiler.rules import RULES
 
 PAGES = sorted(Path(__file__).parent.glob("LF*.md"))
@@ -83,14 +82,6 @@ def examples(console: str) -> Iterator[tuple[str, str]]:
     for part in re.split(r"^\$ ", console, flags=re.MULTILINE)[1:]:
         command, _, output = part.partition("\n")
         yield command, output
-
-
-@pytest.fixture
-def everything_installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A machine with every optional package, whatever the one at hand has."""
-    versions = dict.fromkeys(PACKAGES, "99.0")
-    monkeypatch.setattr("llmforge.compiler.derive.machine.installed_versions", lambda: versions)
-    return versions
 
 
 @pytest.fixture(autouse=True)

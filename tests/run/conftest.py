@@ -1,4 +1,4 @@
-"""A run small enough to be repeated many times: twelve steps of a model of a few thousand weights."""
+"""A run small enough to be repeated many times: twelve steps of a few thousand weights."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import random
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from llmforge.plan import Plan
 from llmforge.run import journal
 from llmforge.run.folder import RunFolder
 from llmforge.run.signals import StopFlag, StopRequested
+from llmforge.run.terminal import Screen
 from llmforge.track.protocol import NullTracker
 
 torch = pytest.importorskip("torch")
@@ -59,12 +60,17 @@ def weights(run: RunFolder) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture
-def undisturbed(tmp_path: Path) -> Callable[[Plan], RunFolder]:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Plan], RunFolder]:
+    """The run of a plan that nothing stopped; made once for each plan."""
+    made: dict[str, RunFolder] = {}
+
     def make(plan: Plan) -> RunFolder:
-        run = run_of(plan, tmp_path / "undisturbed")
-        train(plan, run)
-        return run
+        if plan.fingerprint not in made:
+            run = run_of(plan, tmp_path_factory.mktemp("undisturbed"))
+            train(plan, run)
+            made[plan.fingerprint] = run
+        return made[plan.fingerprint]
 
     return make
 
@@ -112,9 +118,7 @@ def test_stop_and_resume(
     count: int,
     saved: int | None,
 ) -> None:
-    plan = tiny(
-        "tracking=none", "evaluation.at_start=false", "evaluation.micro_batch=4", *DROPOUT
-    )
+    plan = tiny("tracking=none", "evaluation.at_start=false", "evaluation.micro_batch=4", *DROPOUT)
     whole = undisturbed(plan)
 
     stop = stop_where(monkeypatch, event, count)
@@ -132,3 +136,60 @@ def test_stop_and_resume(
     assert result["eval_loss"] == whole.result()["eval_loss"]
     curve, expected = (journal.history(r.journal)["eval_loss"] for r in (run, whole))
     assert curve == expected  # no evaluation is lost, none counted twice
+
+
+def test_how_often_a_run_is_measured_does_not_change_what_it_learns(
+    tiny: Callable[..., Plan], tmp_path: Path
+) -> None:
+    runs = []
+    for every, start in (("1", "true"), ("null", "false")):
+        plan = tiny(
+            *("tracking=none", f"evaluation.every={every}", f"evaluation.at_start={start}"),
+            *(f"paths.runs={tmp_path}/{start}", *DROPOUT),
+        )
+        run = run_of(plan, tmp_path / start)
+        train(plan, run)
+        runs.append(run)
+    assert weights(runs[0]) == weights(runs[1])
+
+
+def test_without_resume_a_run_starts_afresh(tiny: Callable[..., Plan], tmp_path: Path) -> None:
+    plan = tiny("tracking=none", "checkpoint.resume=false")
+    run = run_of(plan, tmp_path)
+    stop = StopFlag()
+    with pytest.raises(StopRequested):
+        train(plan, run, stop, StopAt(stop, "train_loss", 6))
+    assert run.checkpoints()
+    train(plan, run)
+    marks = [row.step for row, _ in journal.read(run.journal) if row.mark]
+    assert marks == [0, 0]
+    assert [c.step for c in run.checkpoints()] == [12, 8]
+
+
+def test_a_broken_checkpoint_is_passed_over_with_a_word(plan: Plan, tmp_path: Path) -> None:
+    run = run_of(plan, tmp_path)
+    stop = StopFlag()
+    with pytest.raises(StopRequested):
+        train(plan, run, stop, StopAt(stop, "train_loss", 6))
+    newest = run.checkpoints()[0]
+    (newest.path / "optimizer.pt").write_bytes(b"PK")
+    told = io.StringIO()
+
+    from llmforge.stages.train import train as train_stage
+
+    train_stage(plan, run, NullTracker(), StopFlag(), Screen(log=told))
+    assert f"checkpoint at step {newest.step} is passed over: optimizer.pt" in told.getvalue()
+    assert "going on after step 4" in told.getvalue()
+    assert run.result()["steps"] == 12
+
+
+def test_the_untrained_model_is_measured_once(plan: Plan, tmp_path: Path) -> None:
+    run = run_of(plan, tmp_path)
+    stop = StopFlag()
+    with pytest.raises(StopRequested):
+        train(plan, run, stop, StopAt(stop, "train_loss", 2))
+    before = [row for row, _ in journal.read(run.journal) if "baseline_eval_loss" in row.values]
+    result = train(plan, run)
+    after = [row for row, _ in journal.read(run.journal) if "baseline_eval_loss" in row.values]
+    assert len(before) == len(after) == 1
+    assert result["baseline"]["eval_loss"] == before[0].values["baseline_eval_loss"]

@@ -108,15 +108,16 @@ def derive_intervals(context: Context) -> Step:
     for key, value in intervals.items():
         share = share_of(value)
         if share is not None:
-            steps = max(1, round(share * facts.steps))
-            found.append(Derived(key, steps, f"{value} of {facts.steps} steps", ("facts.steps",)))
+            # rounded down, so that 25% is four times a run and never three
+            steps = max(1, math.floor(share * facts.steps + 1e-9))
+            found.append(Derived(key, steps, f"{value} of {facts.steps} steps", ("estimate.steps",)))
         elif value == "epoch" and facts.steps_per_epoch is not None:
             found.append(
-                Derived(key, facts.steps_per_epoch, "steps of one epoch", ("facts.steps",))
+                Derived(key, facts.steps_per_epoch, "steps of one epoch", ("estimate.steps",))
             )
     share = share_of(spec.schedule.warmup)
     if share is not None:
         steps = math.ceil(share * facts.steps)
         why = f"{spec.schedule.warmup} of {facts.steps} steps"
-        found.append(Derived("schedule.warmup", steps, why, ("facts.steps",)))
+        found.append(Derived("schedule.warmup", steps, why, ("estimate.steps",)))
     return Step(tuple(found))

@@ -18,6 +18,7 @@ from llmforge.compiler.facts.digests import remember, remembered, stat_key
 from llmforge.compiler.facts.rows import detect_shape, explain_no_shape, row_fault
 from llmforge.diagnostics import Diagnostic, near
 from llmforge.schema.data import BuiltinData, DataSpec, Fields, JsonlData
+from llmforge.version import __version__
 
 _FAULTS_SHOWN = 5
 """Faulty lines told one by one per file; the rest are counted."""
@@ -140,11 +141,15 @@ def _scan(
     path = Path(name)
     if not path.is_file():
         return None, None, [_not_a_file(path, key)]
-    memory = f"{stat_key(path)}|{shape}|{json.dumps(fields.settings(), sort_keys=True)}"
+    memory = f"{__version__}|{stat_key(path)}|{shape}|{json.dumps(fields.settings(), sort_keys=True)}"
     known = remembered(cache, "scans.json", memory)
     if isinstance(known, Mapping):
         return FileFacts(**known["facts"]), known["shape"], []
-    facts, seen, problems = _read_rows(path, key, fields, shape)
+    try:
+        facts, seen, problems = _read_rows(path, key, fields, shape)
+    except OSError as error:
+        message = f"data file {path} cannot be read: {error.strerror}"
+        return None, None, [Diagnostic("LF501", message, key=key)]
     if facts is not None and not problems:
         remember(cache, "scans.json", memory, {"facts": asdict(facts), "shape": seen})
     return facts, seen, problems

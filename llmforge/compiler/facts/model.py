@@ -89,18 +89,20 @@ def _folder(folder: Path, cache: Path) -> ModelLook:
         return ModelLook(diagnostics=(_no_config(folder),))
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        return ModelLook(
-            diagnostics=(
-                Diagnostic("LF602", f"{config_file} cannot be read: {error}", key="model.path"),
-            )
-        )
+    except (OSError, ValueError, RecursionError) as error:
+        return _bad_config(f"{config_file} cannot be read: {error}")
+    if not isinstance(config, dict):
+        return _bad_config(f"{config_file} is not a JSON object")
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         return ModelLook(config=config, diagnostics=(_no_safetensors(folder),))
     index = sorted(folder.glob("*.safetensors.index.json"))
     digests = {p.name: file_digest(p, cache) for p in (config_file, *index, *weights)}
     return _with_facts(config, digests, tokenizer_digests(folder, cache), "model.path")
+
+
+def _bad_config(message: str) -> ModelLook:
+    return ModelLook(diagnostics=(Diagnostic("LF602", message, key="model.path"),))
 
 
 def tokenizer_digests(folder: Path, cache: Path) -> dict[str, str]:

@@ -35,7 +35,10 @@ def zero3_with_bitsandbytes(context: Context) -> Iterator[Diagnostic]:
 
 @rule("LF402", "DeepSpeed with FSDP")
 def deepspeed_with_fsdp(context: Context) -> Iterator[Diagnostic]:
-    """Both shard the same weights; only one can own them."""
+    """Both shard the same weights, gradients and optimizer state; only one can own them.
+
+    Choose one: `fsdp=none` or `deepspeed=none`.
+    """
     if isinstance(context.spec.deepspeed, Zero) and isinstance(context.spec.fsdp, Fsdp2):
         yield Diagnostic(
             "LF402", "DeepSpeed and FSDP are both on", key="fsdp.kind", hint="fsdp=none"
@@ -44,7 +47,10 @@ def deepspeed_with_fsdp(context: Context) -> Iterator[Diagnostic]:
 
 @rule("LF403", "DeepSpeed is not installed")
 def deepspeed_missing(context: Context) -> Iterator[Diagnostic]:
-    """ZeRO is DeepSpeed's work, which is an extra."""
+    """ZeRO is DeepSpeed's work, which is an extra: install it, or choose `deepspeed=none`.
+
+    FSDP (`fsdp=full_shard`) shards with PyTorch alone.
+    """
     if isinstance(context.spec.deepspeed, Zero) and not context.facts.has("deepspeed"):
         yield Diagnostic(
             "LF403",
@@ -81,7 +87,10 @@ def more_processes_than_devices(context: Context) -> Iterator[Diagnostic]:
 
 @rule("LF406", "offloading weights that are not sharded")
 def offload_without_stage3(context: Context) -> Iterator[Diagnostic]:
-    """Only ZeRO stage 3 can keep weights in CPU memory."""
+    """Only ZeRO stage 3 shards weights, so only it can keep them in CPU memory.
+
+    Choose `deepspeed=stage3`, or offload the optimizer alone.
+    """
     zero = context.spec.deepspeed
     if isinstance(zero, Zero) and zero.offload_parameters and zero.stage != 3:
         yield Diagnostic(
@@ -94,7 +103,10 @@ def offload_without_stage3(context: Context) -> Iterator[Diagnostic]:
 
 @rule("LF407", "several processes by a local launch")
 def local_launch_of_many(context: Context) -> Iterator[Diagnostic]:
-    """`launch=local` is one process; torchrun starts several."""
+    """`launch=local` is one process on one device; the others would never start.
+
+    torchrun starts one per device: `launch=torchrun`.
+    """
     launch = context.spec.launch
     many = isinstance(launch.processes, int) and launch.processes > 1
     if isinstance(launch, LocalLaunch) and many:

@@ -13,6 +13,13 @@ from llmforge.diagnostics import Diagnostic, Severity, near
 from llmforge.schema.model import Lora, ScratchModel
 
 
+_NAMES_OF_FAMILIES = frozenset(
+    ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "gate_proj", "up_proj", "down_proj",
+     "fc1", "fc2", "c_attn", "c_proj", "c_fc", "query_key_value", "dense", "dense_h_to_4h",
+     "dense_4h_to_h")
+)  # fmt: skip
+
+
 @rule("LF601", "adapter on fewer modules than meant")
 def lora_targets_hit_too_few(context: Context) -> Iterator[Diagnostic]:
     """A target that names no module of this architecture adapts nothing there, silently.
@@ -40,7 +47,8 @@ def lora_targets_hit_too_few(context: Context) -> Iterator[Diagnostic]:
     for target in targets:
         asked = target if isinstance(lora.targets, str) else [target]
         if not match_modules(model, asked):
-            guess = near(target, names, 1)
+            # a right name of another family is no misspelling: its likeness here misleads
+            guess = [] if target in _NAMES_OF_FAMILIES else near(target, names, 1)
             replaced = [guess[0] if t == target and guess else t for t in targets]
             yield Diagnostic(
                 "LF601",

@@ -16,7 +16,10 @@ _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 @rule("LF701", "hub push without a repository")
 def push_without_repository(context: Context) -> Iterator[Diagnostic]:
-    """Uploading needs to know where to: `owner/name`."""
+    """Uploading needs to know where to: `owner/name`.
+
+    The upload comes last, so without a name it would fail when the training is paid for.
+    """
     checkpoint = context.spec.checkpoint
     if checkpoint.hub_push and not checkpoint.hub_repository:
         yield Diagnostic(

@@ -1,0 +1,152 @@
+"""How an attempt ended: the driver's reading of exit codes, statuses and failure files.
+
+In: a run folder after its workers are gone, their exit code, and whether they were asked to stop.
+Out: exit code and diagnostic for the user, and in the folder a status that is true, also where a
+killed worker could not write one.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmforge.diagnostics import Diagnostic
+from llmforge.origins import Origin
+from llmforge.run.folder import RunFolder
+from llmforge.run.status import Status
+
+EXIT_DONE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What the driver saw."""
+
+    code: int
+    """Exit code of the worker; negative for a signal, as `subprocess` tells it."""
+    asked: bool
+    """Was a stop passed on?"""
+    oom: bool
+    """Did the kernel kill a process of this control group for memory meanwhile?"""
+
+
+def settle(run: RunFolder, ending: Ending) -> tuple[int, Diagnostic | None]:
+    """End of the `train` stage: completes the status."""
+    record = run.record()
+    failures = _failures(run)
+    wrote = record.pid is None and record.status in (
+        *(Status.FINISHED, Status.FAILED, Status.INTERRUPTED),
+    )
+    if failures and not ending.asked and record.status is not Status.FINISHED:
+        # rank 0 saw only that its neighbour was gone
+        _fail(run, failures[0])
+    elif not wrote and ending.asked:
+        # a second Ctrl-C, or one before the worker listened
+        reason = f"{_cause(ending)} on request; the same command {_next(run)}"
+        run.set_status(Status.INTERRUPTED, pid=None, reason=reason)
+    elif not wrote:
+        _fail(run, _unsaid(run, ending).to_dict())
+    record = run.record()
+    if record.status is Status.FINISHED:
+        return EXIT_DONE, None
+    if record.status is Status.INTERRUPTED:
+        return EXIT_STOPPED, None
+    found = record.diagnostic or {"code": record.code, "message": record.reason}
+    return EXIT_FAILED, _typed(run, found)
+
+
+def verdict(run: RunFolder, ending: Ending) -> tuple[int, Diagnostic | None]:
+    """End of another stage: the run's status stays what it was."""
+    if ending.code == EXIT_DONE:
+        return EXIT_DONE, None
+    if ending.asked or ending.code == EXIT_STOPPED:
+        return EXIT_STOPPED, None
+    failures = _failures(run)
+    return EXIT_FAILED, _typed(run, failures[0]) if failures else _unsaid(run, ending)
+
+
+def _failures(run: RunFolder) -> list[dict[str, Any]]:
+    """What ranks wrote when they died, lowest rank first."""
+    found = []
+    for path in sorted(run.path.glob("failure-rank*.json")):
+        rank = path.stem.removeprefix("failure-rank")
+        told = json.loads(path.read_text(encoding="utf-8"))
+        prefix = "" if rank == "0" else f"rank {rank}: "
+        found.append({**told, "message": f"{prefix}{told['message']}"})
+    return found
+
+
+def _fail(run: RunFolder, found: Mapping[str, Any]) -> None:
+    run.set_status(
+        Status.FAILED, pid=None, code=found["code"], reason=found["message"], diagnostic=found
+    )
+
+
+def _typed(run: RunFolder, found: Mapping[str, Any]) -> Diagnostic:
+    """A written diagnostic as an object, with the way to the log."""
+    notes = list(found.get("notes", ()))
+    if found["code"] != "LF804":
+        notes.append(f"traceback in {run.log()}")
+        if run.checkpoints():
+            notes.append(f"the same command {_next(run)}")
+    return Diagnostic(
+        str(found["code"]),
+        str(found["message"]),
+        key=found.get("key"),
+        origins=tuple(Origin.from_dict(origin) for origin in found.get("origins", ())),
+        notes=tuple(dict.fromkeys(notes)),
+        hint=found.get("hint"),
+    )
+
+
+def _unsaid(run: RunFolder, ending: Ending) -> Diagnostic:
+    """The worker ended without a word."""
+    code = "LF804" if _signal(ending) else "LF801"
+    notes = (*_why(ending), f"output in {run.log()}", f"the same command {_next(run)}")
+    return Diagnostic(code, _cause(ending), notes=notes)
+
+
+def _next(run: RunFolder) -> str:
+    newest = next(iter(run.checkpoints()), None)
+    return f"goes on after step {newest.step}" if newest else "starts again"
+
+
+def _signal(ending: Ending) -> signal.Signals | None:
+    """The signal that ended the worker; a launcher tells it as 128 and the number."""
+    number = -ending.code if ending.code < 0 else ending.code - 128
+    try:
+        return signal.Signals(number)
+    except ValueError:
+        return None
+
+
+def _cause(ending: Ending) -> str:
+    killer = _signal(ending)
+    if killer is None:
+        return f"the worker ended with exit code {ending.code} before it could say why"
+    by = " by the kernel, out of main memory" if ending.oom and killer is signal.SIGKILL else ""
+    return f"the worker was killed by {killer.name}{by}"
+
+
+def _why(ending: Ending) -> tuple[str, ...]:
+    killer = _signal(ending)
+    if killer is signal.SIGKILL:
+        if ending.oom:
+            return ("the kernel's OOM killer counted a victim while it ran",)
+        return ("often this is the kernel's OOM killer; `dmesg` or the container's log tells",)
+    if killer in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGABRT):
+        return ("a fault inside a compiled library; a driver or version mismatch is likely",)
+    return ()
+
+
+def oom_kills() -> int:
+    """How many processes of this control group the kernel has killed for memory."""
+    try:
+        text = Path("/sys/fs/cgroup/memory.events").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill "))

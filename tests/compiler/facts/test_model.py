@@ -1,0 +1,152 @@
+"""What stands behind a model section: shapes, folders, the hub's local cache; never the network."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from llmforge.compiler.facts.model import look_at_model
+from llmforge.schema.model import FolderModel, HubModel
+
+CACHE = Path(".llmforge")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def offline(work, monkeypatch):
+    """An empty hub cache, and no way out."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(work / "hub"))
+
+
+def folder(path: str = "tiny") -> FolderModel:
+    return FolderModel(kind="folder", path=path, trust_remote_code=False, attention="auto")
+
+
+def hub(revision: str = "main") -> HubModel:
+    return HubModel(
+        kind="hub", id="example/tiny", revision=revision, trust_remote_code=False, attention="auto"
+    )
+
+
+def look(model):
+    found = look_at_model(model, None, CACHE)
+    return found, [(d.code, d.severity.value, d.message) for d in found.diagnostics]
+
+
+def test_facts_of_a_folder(checkpoint, work):
+    checkpoint(work / "tiny")
+
+    found, findings = look(folder())
+
+    assert findings == []
+    assert (found.facts.family, found.facts.layers, found.facts.vocabulary) == ("llama", 2, 300)
+    assert set(found.identity) == {"config.json", "model.safetensors"}
+
+
+def test_every_shard_and_the_index_are_part_of_the_identity(checkpoint, work):
+    tiny = checkpoint(work / "tiny")
+    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
+        (tiny / name).write_bytes((tiny / "model.safetensors").read_bytes())
+    (tiny / "model.safetensors").unlink()
+    (tiny / "model.safetensors.index.json").write_text("{}")
+    (tiny / "tokenizer.json").write_text("{}")
+    (tiny / "README.md").write_text("no part of the model")
+
+    found, _ = look(folder())
+
+    assert set(found.identity) == {
+        "config.json", "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+    }  # fmt: skip
+    assert set(found.tokenizer_identity) == {"tokenizer.json"}
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("models/tinny", "model.path=models/tiny"),
+        ("models", "model.path=models/tiny"),
+        ("Qwen/Qwen2.5-0.5B", "model=hub model.id=Qwen/Qwen2.5-0.5B"),
+        ("far/away/tiny", None),
+    ],
+)
+def test_folder_that_is_not_a_model(path, hint, checkpoint, work):
+    checkpoint(work / "models/tiny")
+
+    found, ((code, severity, _),) = look(folder(path))
+
+    assert (code, severity) == ("LF602", "error")
+    assert found.diagnostics[0].hint == hint
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "told"),
+    [
+        (b"{", "LF602", "cannot be read"),
+        (b"\xff\xfe", "LF602", "cannot be read"),
+        (b"[]", "LF602", "is not a JSON object"),
+        (b'{"model_type": 7}', "LF605", "model_type must be a string"),
+        (b"{}", "LF605", "model_type must be a string"),
+        (b'{"model_type": "llama"}', "LF605", "num_hidden_layers must be a positive whole number"),
+        (b'{"model_type": "bloom"}', "LF603", "'bloom' is none of the known"),
+    ],
+)
+def test_config_that_cannot_be_used(content, code, told, checkpoint, work):
+    (checkpoint(work / "tiny") / "config.json").write_bytes(content)
+
+    _, ((found, severity, message),) = look(folder())
+
+    assert (found, severity) == (code, "warning" if code == "LF603" else "error")
+    assert told in message
+
+
+def test_pickled_weights_are_not_read(checkpoint, work):
+    tiny = checkpoint(work / "tiny")
+    (tiny / "model.safetensors").rename(tiny / "pytorch_model.bin")
+
+    found, ((code, _, message),) = look(folder())
+
+    assert (code, message) == ("LF608", "tiny holds no safetensors weights")
+    assert "pytorch_model.bin" in found.diagnostics[0].notes[0]
+
+
+def test_hub_model_that_was_never_downloaded(work):
+    found, findings = look(hub())
+
+    assert findings == [
+        ("LF606", "warning",
+         "example/tiny is not in the local hub cache: its facts are not known yet")
+    ]  # fmt: skip
+    assert found.facts is None
+    assert found.identity == {"hub": "example/tiny", "revision": "main"}
+
+
+@pytest.mark.parametrize("revision", ["main", COMMIT])
+def test_hub_model_in_the_cache_is_known_by_its_commit(revision, checkpoint, work):
+    repository = work / "hub/models--example--tiny"
+    checkpoint(repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(COMMIT)
+
+    found, findings = look(hub(revision))
+
+    assert findings == []
+    assert found.facts.family == "llama"
+    assert found.identity == {"hub": "example/tiny", "commit": COMMIT}
+
+
+def test_config_dict_is_kept_for_rules(checkpoint, work):
+    checkpoint(work / "tiny", quantization_config={"quant_method": "gptq"})
+
+    found, _ = look(folder())
+
+    assert found.config["quantization_config"] == {"quant_method": "gptq"}
+    assert found.config == json.loads((work / "tiny/config.json").read_text())

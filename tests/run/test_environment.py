@@ -1,0 +1,79 @@
+"""What a worker's environment is set to, and what is written down of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmforge.plan import Plan
+from llmforge.run import environment
+
+
+def test_nothing_of_hydra_and_no_second_tracker(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = environment.worker_environment(plan, attempt=3)
+    assert "HYDRA_FULL_ERROR" not in found
+    assert found["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] == "false"
+    assert found["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert found["TOKENIZERS_PARALLELISM"] == "false"
+    assert found["PYTHONHASHSEED"] == "0"
+    assert found["HF_HUB_OFFLINE"] == "1"  # the user's
+    assert found[environment.ATTEMPT] == "3"
+
+
+def test_a_local_run_sees_one_device(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert environment.worker_environment(plan, 1)["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_threads(tiny: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(environment, "cores", lambda: 8)
+
+    def threads(*overrides: str) -> str | None:
+        found = environment.worker_environment(tiny("tracking=none", *overrides), 1)
+        return found.get("OMP_NUM_THREADS")
+
+    assert threads("launch.threads=3") == "3"
+    assert threads("launch.threads=0") == "8"
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert threads("launch.threads=0") == "5"  # the user said so
+    assert threads("launch.threads=3") == "3"  # the plan says more
+
+
+def test_secrets_are_names(tiny: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = tiny("tracking.token=env:MY_TOKEN")
+    assert environment.secret_names(plan) == ["HF_TOKEN", "MY_TOKEN"]
+    monkeypatch.setenv("MY_TOKEN", "canary-123")
+    assert environment.secret("env:MY_TOKEN") == "canary-123"
+    assert environment.secret(None) is None
+    assert environment.scrub("got canary-123 back", plan) == "got <MY_TOKEN> back"
+    text = json.dumps(environment.describe(plan))
+    assert "canary-123" not in text
+    assert '"MY_TOKEN": true' in text
+
+
+def test_a_working_copy_tells_its_commit(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=n", "-c", "user.email=e@x")
+        subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True)
+
+    assert environment.git(tmp_path / "..") is None
+    git("init", "-q")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-qm", "first")
+    found = environment.git(tmp_path)
+    assert found
+    assert len(found["commit"]) == 40
+    assert found["dirty"] is False
+    (tmp_path / "a").write_text("2")
+    assert environment.git(tmp_path) == {"commit": found["commit"], "dirty": True}

@@ -1,0 +1,124 @@
+"""`conf/`: every option compiles, documents itself and fits its editor schema; no number hides."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+from omegaconf import OmegaConf
+
+from llmforge.compose import config_root, groups, options
+from llmforge.schema import SECTIONS, Spec
+from llmforge.schema.export import FOLDER, write_schemas
+
+CONF = config_root()
+FILES = sorted(CONF.rglob("*.yaml"))
+OPTIONS = [(group, option) for group in groups() for option in options(group)]
+
+# what an option cannot know by itself, and what it makes no sense without
+NEEDS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("model", "folder"): ("model.path=tiny",),
+    ("model", "hub"): ("model.id=example/none",),
+    ("data", "jsonl"): (
+        "data.train=qa.jsonl",
+        "data.fields.prompt=question",
+        "data.fields.completion=answer",
+    ),
+    ("collator", "completion"): (
+        "data=jsonl",
+        "data.train=qa.jsonl",
+        "data.fields.prompt=question",
+        "data.fields.completion=answer",
+    ),
+    ("experiment", "gsm8k"): ("data.train=qa.jsonl", "data.evaluation=held_out.jsonl"),
+    ("experiment", "qlora"): ("model.path=tiny", "hardware=rtx4090"),
+    ("fsdp", "full_shard"): ("hardware=h200", "hardware.count=2", "launch=torchrun"),
+    ("precision", "float16"): ("hardware=t4",),
+    ("quantization", "4bit"): ("model=folder", "model.path=tiny", "lora=small"),
+    ("quantization", "8bit"): ("model=folder", "model.path=tiny", "lora=small"),
+}
+
+
+def is_overlay(file: Path) -> bool:
+    return file.read_text(encoding="utf-8").startswith("# @package _global_\n")
+
+
+def schema_of(file: Path) -> Path:
+    """The schema named in the file's first lines."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    found = re.fullmatch(
+        r"# yaml-language-server: \$schema=(\S+)", lines[1 if is_overlay(file) else 0]
+    )
+    assert found, f"{file} names no schema"
+    return (file.parent / found[1]).resolve()
+
+
+def shown(file: Path) -> str:
+    return file.relative_to(CONF).as_posix()
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda o: getattr(o, "name", o))
+def test_option_compiles(group, option, compiled):
+    plan = compiled(f"{group}={option.name}", *NEEDS.get((group, option.name), ()))
+
+    assert plan.estimate["steps"] > 0
+
+
+def test_self_comes_first_in_the_primary_config():
+    assert OmegaConf.load(CONF / "config.yaml").defaults[0] == "_self_"
+
+
+def test_every_section_is_a_group():
+    assert set(SECTIONS) <= set(groups())
+
+
+@pytest.mark.parametrize("file", FILES, ids=shown)
+def test_file_names_its_schema(file):
+    group = file.parent.name if file.parent != CONF else "config"
+    expected = "config" if is_overlay(file) else group
+
+    assert schema_of(file) == FOLDER / f"{expected}.json"
+
+
+@pytest.mark.parametrize("file", FILES, ids=shown)
+def test_file_fits_its_schema(file):
+    values = OmegaConf.to_container(OmegaConf.load(file))
+
+    jsonschema.validate(values, json.loads(schema_of(file).read_text(encoding="utf-8")))
+
+
+def test_schemas_refuse_what_the_compiler_refuses():
+    schema = json.loads((FOLDER / "trainer.json").read_text(encoding="utf-8"))
+
+    for wrong in ({"epoch": 3}, {"epochs": "many"}, {"micro_batch": 0}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
+    jsonschema.validate({"epochs": "${seed}", "micro_batch": "???"}, schema)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda o: getattr(o, "name", o))
+def test_option_says_what_it_is(group, option):
+    assert option.doc
+    assert option.doc.endswith((".", "?", "5000"))  # a whole sentence, or an example
+
+
+def test_checked_in_schemas_are_those_of_the_code(tmp_path):
+    """`make generate` writes them."""
+    fresh = {path.name: path.read_text(encoding="utf-8") for path in write_schemas(tmp_path)}
+
+    assert fresh == {p.name: p.read_text(encoding="utf-8") for p in FOLDER.glob("*.json")}
+
+
+def specs(root: type[Spec] = Spec) -> Iterator[type[Spec]]:
+    for spec in root.__subclasses__():
+        yield spec
+        yield from specs(spec)
+
+
+@pytest.mark.parametrize("spec", list(specs()), ids=lambda spec: spec.__name__)
+def test_numbers_live_in_conf_and_not_in_the_schema(spec):
+    assert [name for name, field in spec.model_fields.items() if not field.is_required()] == []
