@@ -52,7 +52,11 @@ CODES: dict[str, tuple[str, str]] = {
         "`${...}` names a key that does not exist, asks for an environment variable that is not "
         "set, or runs in a circle.",
     ),
-    "LF107": ("YAML that does not parse", "The file is not a UTF-8 YAML mapping."),
+    "LF107": (
+        "YAML that does not parse",
+        "A configuration file is a UTF-8 YAML mapping of plain values; tags, and keys that are "
+        "not text or numbers, have no place in it.",
+    ),
     "LF108": (
         "duplicate key in a YAML file",
         "The same key stands twice on one level; YAML would keep the last in silence.",
@@ -87,7 +91,10 @@ CODES: dict[str, tuple[str, str]] = {
         "Tokens and passwords would be written into plans, logs and the tracking server. Name "
         "the environment variable that holds it: env:NAME.",
     ),
-    "LF115": ("config folder does not exist", "`--config-dir` names no folder."),
+    "LF115": (
+        "config folder does not exist",
+        "`--config-dir` names no folder, so the shipped options would stay in force unnoticed.",
+    ),
     "LF116": (
         "plan file that cannot be used",
         "Not JSON, not a plan, or a plan of another version of llmforge.",
@@ -112,9 +119,19 @@ CODES: dict[str, tuple[str, str]] = {
         "The plan was made for another machine. Compile it again here with `hardware=auto`, or "
         "run it where that machine is.",
     ),
-    "LF501": ("data file does not exist", "Paths are taken from the working folder."),
-    "LF502": ("data file without rows", "The file is empty or holds only blank lines."),
-    "LF503": ("data file that is not UTF-8", "Convert it once; the hint shows how."),
+    "LF501": (
+        "data file does not exist",
+        "No file is there, or it cannot be read. Paths are taken from the working folder.",
+    ),
+    "LF502": (
+        "data file without rows",
+        "The file is empty or holds only blank lines: there is nothing to learn from.",
+    ),
+    "LF503": (
+        "data file that is not UTF-8",
+        "Text in another encoding would train on garbled words. Convert it once; the hint shows "
+        "how.",
+    ),
     "LF504": (
         "malformed line",
         "A line of a JSONL file is not one JSON object. Nothing is skipped in silence: mend or "
@@ -129,7 +146,11 @@ CODES: dict[str, tuple[str, str]] = {
         "Rows hold text, prompt and completion, or messages; `data.fields` says which columns "
         "hold them.",
     ),
-    "LF602": ("model folder that cannot be used", "It does not exist or has no config.json."),
+    "LF602": (
+        "model folder that cannot be used",
+        "It does not exist, has no config.json, or one that is not a JSON object. A model of the "
+        "hub is chosen with `model=hub`.",
+    ),
     "LF603": (
         "architecture without formulas",
         "Sizes and modules of this architecture are not known before it is built. A warning.",
@@ -184,8 +205,16 @@ CODES: dict[str, tuple[str, str]] = {
         "tracking server out of reach",
         "Metrics stay in the run folder and are sent when it answers again. A warning.",
     ),
-    "LF808": ("run folder in use", "Another process is running the same plan."),
-    "LF809": ("no such run", "`llmforge runs` lists what there is."),
+    "LF808": (
+        "run folder in use",
+        "Another process is running the same plan; two of them would write over each other. Wait "
+        "for it, or give this run another `name`.",
+    ),
+    "LF809": (
+        "no such run",
+        "A run is named by its id, a unique part of it, its folder, or `last`; `llmforge runs` "
+        "lists what there is.",
+    ),
     "LF810": (
         "run that differs from its plan",
         "Steps or trained parameters were foretold otherwise. A warning: the result stands, the "

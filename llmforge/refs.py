@@ -162,10 +162,7 @@ def generate(ref: str, prompt: str, overrides: Sequence[str], config_dirs: Seque
     folder = run_of(ref)
     settings = dict(folder.plan().settings["generation"])
     if overrides:
-        from llmforge.compiler.passes import compile_plan
-
-        chosen = compile_plan(overrides, config_dirs).settings["generation"]
-        settings = dict(chosen)
+        settings |= _asked_for("generation", overrides, config_dirs)
     try:
         model_folder = final_model(folder)
     except LookupError as error:
@@ -176,6 +173,21 @@ def generate(ref: str, prompt: str, overrides: Sequence[str], config_dirs: Seque
     model, tokenizer = load(model_folder)
     print(answer(model, tokenizer, prompt, settings))
     return 0
+
+
+def _asked_for(
+    section: str, overrides: Sequence[str], config_dirs: Sequence[str]
+) -> dict[str, Any]:
+    """What the command line sets in a section; the rest stays as the run has it."""
+    from llmforge.compiler.passes import compile_plan
+
+    plan = compile_plan(overrides, config_dirs)
+    found = {}
+    for name, value in plan.settings[section].items():
+        origin = plan.origins.chain(f"{section}.{name}")[-1]
+        if origin.kind == "override" or origin.reason.endswith("on the command line"):
+            found[name] = value
+    return found
 
 
 def runs_table(folder: str, as_json: bool) -> str:

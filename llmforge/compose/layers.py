@@ -3,7 +3,7 @@
 In: the files Hydra lists, their scans, the overrides. Out: `Layer`s in merge order, and what the
 files themselves give away: faults, code-running keys (LF110), shadowing (LF111).
 
-It does not merge anything: `origins.py` does.
+It does not merge anything: `merge.py` does.
 """
 
 from __future__ import annotations

@@ -26,8 +26,7 @@ class Trace:
     """The chains of a composition before interpolations are resolved."""
 
     chains: dict[str, list[Writer]]
-    raw: dict[str, Any]
-    """Every leaf as composed, interpolations as text."""
+    """By key of every composed leaf, interpolations being leaves still."""
 
     def origins(self, values: Mapping[str, Any]) -> Origins:
         """A chain for every leaf of the resolved values."""
@@ -64,7 +63,7 @@ def trace(layers: Sequence[Layer], overrides: Sequence[Override], raw: Mapping[s
     for override in values:
         replay.override(override)
     behind.update(replay.behind)
-    out = Trace({}, {})
+    out = Trace({})
     if raw:
         _attach(raw, replay.root, "", [], out, behind)
     return out
@@ -86,7 +85,6 @@ def _attach(
         if isinstance(value, Mapping) and value:
             _attach(value, below, name, template, out, behind)
             continue
-        out.raw[name] = value
         chain = template if below is None else below.chain
         if below is not None and not below.composes_to(value):
             chain = _referring(below)
@@ -135,7 +133,7 @@ def _references(value: Any) -> Iterator[str]:
         return
     depth = start = 0
     for at, char in enumerate(value):
-        if value.startswith("${", at):
+        if value.startswith("${", at) and value[at - 1 : at] != "\\":
             start = start if depth else at
             depth += 1
         elif char == "}" and depth:

@@ -100,7 +100,7 @@ def parse(texts: Sequence[str], library: Library) -> Parsed:
             _choose(override, known, out)
         else:
             out.overrides.append(override)
-    _drop_rivals(out)
+    _drop_rivals(out, texts)
     return out
 
 
@@ -207,8 +207,11 @@ def override_text(key: str, value: Any) -> str | None:
     return shlex.quote(f"{key}={text}" if plain else f"{key}={json.dumps(text)}")
 
 
-def _drop_rivals(out: Parsed) -> None:
-    """LF113: of two different options for one group the last is kept, as Hydra would."""
+def _drop_rivals(out: Parsed, texts: Sequence[str]) -> None:
+    """LF113: of two different options for one group the last is kept, as Hydra would.
+
+    A stand-in for an unknown option is nobody's rival: it is reported already.
+    """
     last: dict[str, Override] = {}
     kept: list[Override] = []
     for override in out.overrides:
@@ -217,7 +220,7 @@ def _drop_rivals(out: Parsed) -> None:
             last[override.target] = override
             if rival is not None:
                 kept.remove(rival)
-                if rival.value != override.value:
+                if rival.value != override.value and {rival.text, override.text} <= set(texts):
                     out.diagnostics.append(_rivals(rival, override))
         kept.append(override)
     out.overrides = kept

@@ -166,6 +166,7 @@ class RunFolder:
             reason=None,
             code=None,
             diagnostic=None,
+            warnings=(),
         )
 
     def warn(self, diagnostic: Mapping[str, Any]) -> None:

@@ -89,9 +89,19 @@ class TestGradient:
         for name, weight in trainer.model.named_parameters():
             assert torch.allclose(stepped[name], weight.grad, atol=1e-5), name
 
-    def test_checkpointing_changes_no_gradient_of_an_adapter(self, trainer_for, settings):
+    @pytest.mark.parametrize("reentrant", [False, True])
+    def test_checkpointing_changes_no_gradient_of_an_adapter(
+        self, trainer_for, settings, monkeypatch, reentrant
+    ):
         lora = {"lora": settings.LORA}
         plain = self.step(trainer_for, 8, 1, **lora)
+        names = module._current_names
+
+        def with_kind(arguments: dict[str, Any]) -> dict[str, Any]:
+            kind = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
+            return names(arguments | kind)
+
+        monkeypatch.setattr(module, "_current_names", with_kind)
         saving = self.step(trainer_for, 8, 1, **lora, **{"trainer.gradient_checkpointing": True})
         assert any(gradient.abs().max() > 0 for gradient in plain.values())
         for name, gradient in plain.items():

@@ -133,6 +133,12 @@ def test_the_same_choice_twice_is_fine(draft, codes):
     assert codes(draft("quantization=4bit", "quantization=4bit")) == []
 
 
+def test_an_unknown_option_is_no_rival(draft, codes):
+    found = draft("quantization=4bt", "quantization=8bit")
+    assert codes(found) == ["LF102"]
+    assert found.values["quantization"] == {"bits": 8}
+
+
 def test_a_value_set_twice_is_hydras_last_wins(draft, codes):
     found = draft("seed=1", "seed=2")
     assert codes(found) == []

@@ -186,6 +186,47 @@ def test_a_worker_ends_when_its_driver_is_killed(tiny: Callable[..., Plan]) -> N
     assert run.checkpoints()
 
 
+def test_the_other_stages(tiny: Callable[..., Plan], capfd: pytest.CaptureFixture[str]) -> None:
+    plan = tiny("trainer.max_steps=4", "lora=small", "lora.r=2")
+    assert run_plan(plan, "prepare").exit_code == 0
+    assert "40 training samples" in capfd.readouterr().out
+    run = RunFolder.open(plan.run_folder)
+    assert run.status() is Status.CREATED
+    assert run.read_json("mlflow.json") is None
+    assert run_plan(plan, quiet=True).exit_code == 0
+    assert capfd.readouterr() == ("", "")
+    assert run_plan(plan, "evaluate").exit_code == 0
+    measured, result = run.read_json("evaluation.json"), run.result()
+    for key in ("eval_loss", "eval_perplexity", "exact_match"):
+        assert measured[key] == pytest.approx(result[key], rel=1e-6), key
+    assert "eval_perplexity" in capfd.readouterr().out
+    assert run.status() is Status.FINISHED
+    assert rows("mlflow.db", "select status from runs") == [("FINISHED",)]
+
+
+@pytest.mark.slow
+def test_two_processes_stopped_and_resumed(tiny: Callable[..., Plan], work: Path) -> None:
+    two = (
+        *("launch=torchrun", "launch.processes=2", "trainer.accumulation=1", "trainer.log_every=1"),
+        *("trainer.max_steps=60", "evaluation.every=null", "checkpoint.every=null"),
+    )
+    plan = tiny(*two)
+    run = RunFolder(plan.run_folder)
+    process = driver(plan)
+    wait_for_step(run, 9)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert run.log(1).is_file()
+    assert run_plan(plan, quiet=True).exit_code == 0
+    assert rows("mlflow.db", "select count(*) from runs") == [(1,)]
+
+    whole = tiny(*two, "tracking=none", f"paths.runs={work}/undisturbed")
+    assert run_plan(whole, quiet=True).exit_code == 0
+    assert weights(run) == weights(RunFolder(whole.run_folder))
+
+
 def test_data_that_changed_since_the_plan(tiny: Callable[..., Plan], work: Path) -> None:
     row = '{"prompt": "two and two?", "completion": "four"}\n'
     (work / "rows.jsonl").write_text(row * 40, encoding="utf-8")

@@ -92,16 +92,16 @@ def test_what_was_learnt_by_heart_matches(parts_for, pairs, tmp_path: Path, side
 
 
 def test_the_last_answer_of_a_talk_is_asked_with_all_before_it(parts_for):
-    talk = [
-        {"role": "user", "content": "First?"},
-        {"role": "assistant", "content": "One."},
-        {"role": "user", "content": "Second?"},
-        {"role": "assistant", "content": "Two."},
-    ]
-    plan, parts = parts_for(rows=[{"messages": talk}] * 4)
+    talk = []
+    for question, reply in (("First?", "One."), ("Second?", "Two."), ("Third?", "Three.")):
+        talk.append({"role": "user", "content": question})
+        talk.append({"role": "assistant", "content": reply})
+    plan, parts = parts_for({"collator.max_length": 128}, rows=[{"messages": talk}] * 4)
     [sample] = evaluate(plan, parts)["samples"]
-    assert sample["prompt"] == "user: First?\nassistant: One.\nuser: Second?"
-    assert sample["reference"] == "Two."
+    assert sample["prompt"] == (
+        "user: First?\nassistant: One.\nuser: Second?\nassistant: Two.\nuser: Third?"
+    )
+    assert sample["reference"] == "Three."
 
 
 def test_answers_that_were_cut_are_not_asked(parts_for):

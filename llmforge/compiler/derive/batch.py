@@ -11,6 +11,9 @@ import math
 from llmforge.compiler.context import Context, Derived, Step
 from llmforge.schema.base import share_of
 
+_DUST = 1e-9
+"""7% of 100 is 7.000000000000001 in floating point, and yet 7 steps."""
+
 _TOKENS_PER_PASS = 16_384
 """Tokens per forward pass that keep a device busy; a bound until the memory sheet solves it."""
 
@@ -109,7 +112,7 @@ def derive_intervals(context: Context) -> Step:
         share = share_of(value)
         if share is not None:
             # rounded down, so that 25% is four times a run and never three
-            steps = max(1, math.floor(share * facts.steps + 1e-9))
+            steps = max(1, math.floor(share * facts.steps + _DUST))
             found.append(Derived(key, steps, f"{value} of {facts.steps} steps", ("estimate.steps",)))
         elif value == "epoch" and facts.steps_per_epoch is not None:
             found.append(
@@ -117,7 +120,7 @@ def derive_intervals(context: Context) -> Step:
             )
     share = share_of(spec.schedule.warmup)
     if share is not None:
-        steps = math.ceil(share * facts.steps)
+        steps = math.ceil(share * facts.steps - _DUST)
         why = f"{spec.schedule.warmup} of {facts.steps} steps"
         found.append(Derived("schedule.warmup", steps, why, ("estimate.steps",)))
     return Step(tuple(found))

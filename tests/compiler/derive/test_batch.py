@@ -151,6 +151,7 @@ def test_steps_are_known_without_data_when_they_are_given(unsolved):
         ("trainer.log_every", "100%", 200),
         ("schedule.warmup", "3%", 6),
         ("schedule.warmup", "0.1%", 1),
+        ("schedule.warmup", "3.5%", 7),  # 7.000000000000001 in floating point
         ("schedule.warmup", "0%", 0),
         ("schedule.warmup", 15, 15),
     ],
