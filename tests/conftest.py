@@ -39,12 +39,13 @@ TINY_LLAMA = {
 
 
 def make_checkpoint(folder: Path, **config: Any) -> Path:
-    """A model folder as the compiler sees it: a config.json and a safetensors file of one zero."""
+    """A model folder as the compiler sees it: a config, a tokenizer file, one zero as weights."""
     from safetensors import TensorSpec, serialize_file
 
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**TINY_LLAMA, **config}, indent=2)
     (folder / "config.json").write_text(text, encoding="utf-8")
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
     zero = ctypes.c_float(0.0)
     spec = TensorSpec(dtype="float32", shape=[1], data_ptr=ctypes.addressof(zero), data_len=4)
     serialize_file({"weight": spec}, str(folder / "model.safetensors"))

@@ -153,7 +153,7 @@ def test_saved_plan_is_run_exactly(llmforge, work, monkeypatch):
 
     monkeypatch.setattr("llmforge.run.launch.run_plan", run_plan)
 
-    saved = llmforge("plan -o plans/small.json hardware=cpu trainer.max_steps=5 trainer.epochs=null")
+    saved = llmforge("plan -o plans/small.json hardware=cpu trainer.global_batch=64")
     ran = llmforge("train --plan plans/small.json")
 
     assert saved.out.endswith(

@@ -66,7 +66,7 @@ def test_class_of_a_change_and_what_runs_again(before, after, expected, stages, 
 
 
 def test_weightiest_changes_come_first(plans):
-    found = plans("name=a trainer.workers=0 seed=1", "name=b trainer.workers=2 seed=2 data.rows=500")
+    found = plans("name=a seed=1 data.rows=600", "name=b seed=2 data.rows=500 trainer.workers=2")
 
     order = [c.effect for c in found.changes]
     assert order == sorted(order, key=list(Effect).index)

@@ -34,7 +34,8 @@ def test_a_healthy_machine(installed):
 
 
 @pytest.mark.parametrize(
-    ("version", "healthy"), [("2.11.0", True), ("2.11.0rc1", True), ("2.10.9", False), (None, False)]
+    ("version", "healthy"),
+    [("2.11.0", True), ("2.11.0rc1", True), ("2.10.9", False), (None, False)],
 )
 def test_torch_that_is_too_old_or_missing(version, healthy, installed):
     rows, found = installed(torch=version)

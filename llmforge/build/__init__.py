@@ -13,6 +13,7 @@ A builder is a callable registered as `"module:name"` with its section's signatu
 not cut (`build.tokenize`); called with batches of up to 1,000 rows |
 | `model` | `(plan, tokenizer) -> PreTrainedModel` | on the CPU, or quantized on its device |
 | `lora` | `(plan, model) -> PeftModel` | the model wrapped, its trainable weights in float32 |
+| `optimizer` | `(keywords) -> (class, keywords)` | kinds that `TrainingArguments` cannot name |
 | `trainer` | `(**kwargs) -> Trainer` | called with `model`, `args`, `data_collator`, \
 `train_dataset`, `eval_dataset`, `processing_class`, `callbacks`, `optimizer_cls_and_kwargs`; \
 normally a subclass of `build.trainer.ForgeTrainer` |

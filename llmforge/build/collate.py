@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmforge.build.tokenize import IGNORED
+from llmforge.build.sample import IGNORED
 
 
 @dataclass(frozen=True)

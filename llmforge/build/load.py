@@ -91,7 +91,8 @@ def load(folder: str | Path, dtype: str | None = None) -> tuple[Any, Any]:
 
 
 def _load_weights(source: Path, dtype: str | None, revision: str | None = None) -> Any:
-    options: dict[str, Any] = {"use_safetensors": True}
+    # said aloud, since the library's own default asks a person at the terminal
+    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
     options["dtype"] = dtype_of(dtype) if dtype else "auto"
     if source.is_dir():
         check_safe_weights(source)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from llmforge.build.tokenize import IGNORED
+from llmforge.build.sample import IGNORED
 
 
 def token_nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

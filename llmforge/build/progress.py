@@ -7,7 +7,7 @@ progress bar on a terminal. Evaluations and saves are left out of the speed.
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -92,45 +92,41 @@ class TrainingBar:
             console=screen.err,
             auto_refresh=False,
         )
+        self._total = total
         self._task = self._progress.add_task("training", total=total, completed=done, figures="")
-        self._figures = ""
+        self._figures = self._speed = ""
         self._drawn = 0.0
         self._progress.start()
 
     def figures(self, loss: float, rate: float | None) -> None:
-        """The newest loss and learning rate."""
+        """The newest loss and learning rate; drawn with the next step."""
         self._figures = f"loss {loss:.4f}" + (f"  lr {rate:.2e}" if rate is not None else "")
 
     def step(self, step: int, pace: Pace) -> None:
         """Move on to `step`."""
         now = time.monotonic()
-        task = self._progress.tasks[0]
-        if now - self._drawn < REDRAW and step != task.total:
+        if now - self._drawn < REDRAW and step != self._total:
             return
         self._drawn = now
-        left = pace.seconds_left(int(task.total or step))
-        speed = pace.tokens_per_second
-        parts = [
-            self._figures,
-            f"{speed:,.0f} tokens/s" if speed else "",
-            f"{left // 60:.0f}:{left % 60:02.0f} left" if left is not None else "",
-        ]
-        self._progress.update(
-            self._task,
-            completed=step,
-            description="training",
-            figures="  ".join(filter(None, parts)),
-            refresh=True,
-        )
+        left, speed = pace.seconds_left(self._total), pace.tokens_per_second
+        self._speed = f"{speed:,.0f} tokens/s" if speed else ""
+        clock = f"{left // 60:.0f}:{left % 60:02.0f} left" if left is not None else ""
+        self._draw("training", clock, completed=step)
 
     def evaluating(self) -> None:
         """Say why the bar stands still."""
         now = time.monotonic()
         if now - self._drawn >= REDRAW:
             self._drawn = now
-            self._progress.update(self._task, description="measuring", refresh=True)
+            self._draw("measuring")
 
     def close(self) -> None:
-        """Leave the bar on the screen as it is."""
-        self._progress.update(self._task, description="trained  ")
+        """Leave the bar on the screen, with the last figures."""
+        self._draw("trained  ")
         self._progress.stop()
+
+    def _draw(self, word: str, clock: str = "", **changes: Any) -> None:
+        figures = "  ".join(filter(None, (self._figures, self._speed, clock)))
+        self._progress.update(
+            self._task, description=word, figures=figures, refresh=True, **changes
+        )

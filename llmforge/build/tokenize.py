@@ -1,7 +1,7 @@
 """Rows to token ids and labels: what carries loss is decided here, by place and never by token id.
 
-In: rows and a tokenizer. Out: one `Sample` or `Rejected` per row, in order, not cut (`fit` cuts).
-`lm_sample`, `completion_sample` and `chat_sample` are the builders of the three collator kinds.
+In: rows and a tokenizer. Out: one `Sample` or `Rejected` per row, in order; `sample.fit` cuts them
+later. `lm_sample`, `completion_sample` and `chat_sample` build the three collator kinds.
 
 What is trained:
 * `lm`: every token and the end token.
@@ -22,43 +22,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from llmforge.build.data import Row
 from llmforge.build.errors import DataRefused
+from llmforge.build.sample import IGNORED, Encoded, Rejected, Sample, encode
 from llmforge.build.templates import leading_ids, special_ids
 from llmforge.plan import Plan
 
-IGNORED = -100
-"""Label of a token without loss (PyTorch's `ignore_index`)."""
-
 Messages = list[dict[str, Any]]
-
-
-@dataclass
-class Sample:
-    """One row in tokens."""
-
-    ids: list[int]
-    labels: list[int]
-    """As long as `ids`: the token itself where it carries loss, else -100. Not shifted."""
-    prompt: str = ""
-    """What a person would read as the question to the last answer."""
-
-    @property
-    def trained(self) -> int:
-        """Tokens with loss. The first token of a sample is never predicted, so never counted."""
-        return sum(label != IGNORED for label in self.labels[1:])
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A row that becomes no sample."""
-
-    reason: str
-    """`empty`, `no_trained_token` or `over_max_length`."""
-
 
 SampleBuilder = Callable[[Sequence[Row], Any, Plan], list[Sample | Rejected]]
 
@@ -68,11 +40,11 @@ def lm_sample(rows: Sequence[Row], tokenizer: Any, plan: Plan) -> list[Sample | 
     if rows and "messages" in rows[0].values:
         # a template writes its own beginning and ends
         rendered = _render(tokenizer, [row.values["messages"] for row in rows], rows)
-        return [Sample(ids, list(ids)) for ids, _, _ in _encode(tokenizer, rendered)]
+        return [Sample(ids, list(ids)) for ids, _, _ in encode(tokenizer, rendered)]
     joined = [row.values["text"] if "text" in row.values else _join(row)[0] for row in rows]
     made: list[Sample | Rejected] = []
     ends = _Ends(tokenizer)
-    for text, (ids, _, _) in zip(joined, _encode(tokenizer, joined), strict=True):
+    for text, (ids, _, _) in zip(joined, encode(tokenizer, joined), strict=True):
         whole = [*ends.before(ids), *ids, *ends.after(ids)]
         made.append(Sample(whole, list(whole)) if text.strip() else Rejected("empty"))
     return made
@@ -81,7 +53,7 @@ def lm_sample(rows: Sequence[Row], tokenizer: Any, plan: Plan) -> list[Sample | 
 def completion_sample(rows: Sequence[Row], tokenizer: Any, plan: Plan) -> list[Sample | Rejected]:  # noqa: ARG001 - one signature for all
     """The completion and the end token carry loss. Rows of shape `prompt_completion`."""
     pairs = [_join(row) for row in rows]
-    encoded = _encode(tokenizer, [text for text, _ in pairs])
+    encoded = encode(tokenizer, [text for text, _ in pairs])
     made: list[Sample | Rejected] = []
     ends = _Ends(tokenizer)
     for row, (_, border), (ids, starts, _) in zip(rows, pairs, encoded, strict=True):
@@ -110,67 +82,31 @@ def chat_sample(rows: Sequence[Row], tokenizer: Any, plan: Plan) -> list[Sample 
     """
     last_only = getattr(plan.spec.collator, "turns", "all") == "last"
     chats = [_messages(row) for row in rows]
-    turns = [_answers(chat, last_only) for chat in chats]
+    answers = [_answers(chat, last_only) for chat in chats]
     wholes = _render(tokenizer, chats, rows)
-    owners = [rows[number] for number, found in enumerate(turns) for _ in found]
-    prompts = iter(
-        _render(
-            tokenizer,
-            [chat[:turn] for chat, found in zip(chats, turns, strict=True) for turn in found],
-            owners,
-            answer_next=True,
-        )
-    )
-    replies = iter(
-        _render(
-            tokenizer,
-            [chat[: turn + 1] for chat, found in zip(chats, turns, strict=True) for turn in found],
-            owners,
-        )
-    )
+    spans = _spans(tokenizer, rows, chats, answers, wholes)
     special = special_ids(tokenizer)
     made: list[Sample | Rejected] = []
-    for row, chat, found, whole, (ids, starts, stops) in zip(
-        rows, chats, turns, wholes, _encode(tokenizer, wholes), strict=True
+    for chat, turns, places, encoded in zip(
+        chats, answers, spans, encode(tokenizer, wholes), strict=True
     ):
-        spans = [_span(next(prompts), next(replies), whole, row, turn) for turn in found]
-        if not found:
+        if not turns:
             made.append(Rejected("no_trained_token"))
             continue
-        if not any(chat[turn]["content"].strip() for turn in found):
+        if not any(chat[turn]["content"].strip() for turn in turns):
             made.append(Rejected("empty"))
             continue
-        labels = [IGNORED] * len(ids)
-        ended = True
-        for begin, end in spans:
-            first = bisect_left(starts, begin)
-            behind = bisect_left(starts, end)
-            while behind > first and stops[behind - 1] > end:
-                behind -= 1  # a token that reaches into the next turn is not the answer's
-            closing = [place for place in range(first, behind) if ids[place] in special][-1:]
-            ended = bool(closing)
-            behind = closing[0] + 1 if closing else behind
+        ids, labels = encoded[0], [IGNORED] * len(encoded[0])
+        closed = True
+        for begin, end in places:
+            first, behind, closed = _tokens_of(encoded, begin, end, special)
             labels[first:behind] = ids[first:behind]
-        if not ended and found[-1] == len(chat) - 1 and tokenizer.eos_token_id is not None:
+        if not closed and turns[-1] == len(chat) - 1 and tokenizer.eos_token_id is not None:
             # the template leaves the last answer open; without an end, it would never stop
             ids = [*ids, tokenizer.eos_token_id]
             labels.append(tokenizer.eos_token_id)
-        made.append(Sample(ids, labels, _question(chat[: found[-1]])))
+        made.append(Sample(ids, labels, _question(chat[: turns[-1]])))
     return made
-
-
-def fit(sample: Sample, max_length: int, truncation: str) -> Sample | Rejected:
-    """Cut a sample to `max_length` tokens, or reject it.
-
-    `right` cuts the end, and with it the end token; `left` cuts the start; `drop` rejects. A sample
-    left without a token that carries loss is rejected.
-    """
-    if len(sample.ids) > max_length:
-        if truncation == "drop":
-            return Rejected("over_max_length")
-        cut = slice(-max_length, None) if truncation == "left" else slice(max_length)
-        sample = Sample(sample.ids[cut], sample.labels[cut], sample.prompt)
-    return sample if sample.trained else Rejected("no_trained_token")
 
 
 class _Ends:
@@ -189,22 +125,9 @@ class _Ends:
         return [] if ids[-1:] == self._eos else self._eos
 
 
-def _encode(tokenizer: Any, texts: list[str]) -> list[tuple[list[int], list[int], list[int]]]:
-    """Ids, and the first and one-past-last character of each token, per text."""
-    backend = tokenizer.backend_tokenizer
-    # a tokenizer.json may carry a length of its own, which would cut samples silently
-    backend.no_truncation()
-    backend.no_padding()
-    found = []
-    for encoding in backend.encode_batch(texts, add_special_tokens=False):
-        offsets = encoding.offsets
-        found.append((encoding.ids, [at for at, _ in offsets], [end for _, end in offsets]))
-    return found
-
-
 def _join(row: Row) -> tuple[str, int]:
     """Prompt and completion as one text, and the character where the completion begins."""
-    prompt, completion = row.values["prompt"], row.values["completion"]
+    prompt, completion = _columns(row, "prompt", "completion")
     border = len(prompt.rstrip())
     apart = not prompt or prompt[-1:].isspace() or completion[:1].isspace()
     return (f"{prompt}{completion}" if apart else f"{prompt}\n{completion}"), border
@@ -213,10 +136,17 @@ def _join(row: Row) -> tuple[str, int]:
 def _messages(row: Row) -> Messages:
     if "messages" in row.values:
         return list(row.values["messages"])
-    return [
-        {"role": "user", "content": row.values["prompt"]},
-        {"role": "assistant", "content": row.values["completion"]},
-    ]
+    prompt, completion = _columns(row, "prompt", "completion")
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+
+
+def _columns(row: Row, *names: str) -> list[Any]:
+    if any(name not in row.values for name in names):
+        raise DataRefused(
+            f"{row.place}: this collator needs {' and '.join(names)}, the row holds "
+            f"{' and '.join(row.values)}; hint: collator=auto"
+        )
+    return [row.values[name] for name in names]
 
 
 def _answers(chat: Messages, last_only: bool) -> list[int]:
@@ -231,20 +161,59 @@ def _question(before: Messages) -> str:
     return "\n".join(f"{turn.get('role')}: {turn['content']}" for turn in before)
 
 
-def _span(prompt: str, reply: str, whole: str, row: Row, turn: int) -> tuple[int, int]:
-    """Where an answer stands in the rendered chat, in characters."""
-    if not reply.startswith(prompt):
-        raise DataRefused(
-            f"{row.place}: the chat template begins the reply of message {turn} in another way "
-            "than its own generation prompt does, so the answer's place cannot be told; "
-            "hint: tokenizer.chat_template=chatml"
-        )
-    if not whole.startswith(reply):
-        raise DataRefused(
-            f"{row.place}: the chat template writes message {turn} differently once other turns "
-            "follow it, so what would be trained is never what is asked; hint: collator.turns=last"
-        )
-    return len(prompt), len(reply)
+def _spans(
+    tokenizer: Any,
+    rows: Sequence[Row],
+    chats: list[Messages],
+    answers: list[list[int]],
+    wholes: list[str],
+) -> list[list[tuple[int, int]]]:
+    """Where each answer stands in its rendered chat, in characters.
+
+    The template renders what leads to an answer, and what leads up to its end; both must begin the
+    whole.
+    """
+    chosen = [(number, turn) for number, turns in enumerate(answers) for turn in turns]
+    owners = [rows[number] for number, _ in chosen]
+    before = [chats[number][:turn] for number, turn in chosen]
+    prompts = _render(tokenizer, before, owners, answer_next=True)
+    # rendering is most of the work; a chat up to its last message is the chat
+    inner = [(number, turn) for number, turn in chosen if turn < len(chats[number]) - 1]
+    through = [chats[number][: turn + 1] for number, turn in inner]
+    rendered = iter(_render(tokenizer, through, [rows[number] for number, _ in inner]))
+    replies = [
+        next(rendered) if turn < len(chats[number]) - 1 else wholes[number]
+        for number, turn in chosen
+    ]
+    spans: list[list[tuple[int, int]]] = [[] for _ in chats]
+    for (number, turn), prompt, reply in zip(chosen, prompts, replies, strict=True):
+        place = rows[number].place
+        if not reply.startswith(prompt):
+            raise DataRefused(
+                f"{place}: the chat template begins the reply of message {turn} in another way "
+                "than its own generation prompt does, so the answer's place cannot be told; "
+                "hint: tokenizer.chat_template=chatml"
+            )
+        if not wholes[number].startswith(reply):
+            raise DataRefused(
+                f"{place}: the chat template writes message {turn} differently once other turns "
+                "follow it, so what would be trained is never what is asked; "
+                "hint: collator.turns=last"
+            )
+        spans[number].append((len(prompt), len(reply)))
+    return spans
+
+
+def _tokens_of(encoded: Encoded, begin: int, end: int, special: set[int]) -> tuple[int, int, bool]:
+    """First token of an answer, one past its last, and whether a special token closes it."""
+    ids, starts, stops = encoded
+    first, behind = bisect_left(starts, begin), bisect_left(starts, end)
+    while behind > first and stops[behind - 1] > end:
+        behind -= 1  # a token that reaches into the next turn is not the answer's
+    for place in range(behind - 1, first - 1, -1):
+        if ids[place] in special:
+            return first, place + 1, True
+    return first, behind, False
 
 
 def _render(

@@ -194,11 +194,11 @@ def _expectation(items: list[ErrorDetails]) -> tuple[str, list[str]]:
         elif kind in _BOUNDS:
             limit = context[_LIMIT[kind]]
             what = "a whole number" if isinstance(limit, int) else "a number"
-            told.append(f"{what} {_BOUNDS[kind]} {limit:g}")
+            told.append(f"{what} {_BOUNDS[kind]} {limit:{'d' if isinstance(limit, int) else 'g'}}")
         elif kind == "too_short":
-            told.append(f"at least {context['min_length']} items")
+            told.append(f"a list of at least {context['min_length']}")
         elif kind == "too_long":
-            told.append(f"at most {context['max_length']} items")
+            told.append(f"a list of at most {context['max_length']}")
         elif kind == "string_pattern_mismatch":
             told.append(f"text matching `{context['pattern']}`")
         else:
@@ -223,6 +223,7 @@ _TYPES = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
+    "finite_number": "a finite number",
     "string_type": "text",
     "bool_type": "true or false",
     "list_type": "a list",

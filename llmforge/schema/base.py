@@ -40,7 +40,12 @@ class Spec(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), strict=True, defer_build=True
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        strict=True,
+        defer_build=True,
+        allow_inf_nan=False,
     )
 
     effect: ClassVar[Effect] = Effect.NUMERICS

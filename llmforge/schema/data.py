@@ -14,6 +14,7 @@ from llmforge.registry import register
 from llmforge.schema.base import Auto, Effect, NonNegativeInt, PositiveInt, Spec
 
 Shape = Literal["text", "prompt_completion", "messages"]
+Files = Annotated[list[str], Field(min_length=1)]
 
 
 class DataSpec(Spec):
@@ -65,9 +66,9 @@ class JsonlData(DataSpec):
     """JSON Lines: one object a line, UTF-8."""
 
     kind: Literal["jsonl"]
-    train: Annotated[str | list[str], Effect.BOOKKEEPING]
+    train: Annotated[str | Files, Effect.BOOKKEEPING]
     """File or files; their digests enter the fingerprint, not their paths."""
-    evaluation: Annotated[str | list[str] | None, Effect.BOOKKEEPING]
+    evaluation: Annotated[str | Files | None, Effect.BOOKKEEPING]
     """Evaluation file or files; null holds out `eval_fraction` of the training rows."""
     split_seed: NonNegativeInt
     """Seed of which rows are held out, apart from the run's seed: runs that differ in their seed

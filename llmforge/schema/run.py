@@ -197,7 +197,7 @@ class Scalars(Spec):
 
     name: Annotated[str, Effect.BOOKKEEPING, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
     """Short name of the run: letters, digits, `_`, `.`, `-`."""
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
     """Seed of weights, shuffling and dropout."""
     deterministic: Annotated[bool, Effect.SPEED]
     """Use deterministic kernels where they exist: bit-equal repeats, slower on GPUs."""

@@ -16,8 +16,8 @@ import numpy as np
 
 from llmforge.build.loss import autocast, held_out_loss
 from llmforge.build.parts import Parts
+from llmforge.build.sample import IGNORED
 from llmforge.build.templates import stop_ids
-from llmforge.build.tokenize import IGNORED
 from llmforge.build.trainer import ForgeTrainer
 from llmforge.plan import Plan
 from llmforge.stages.generate import complete, decode

@@ -16,8 +16,7 @@ import json
 import os
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +29,10 @@ from llmforge.plan import Plan
 if TYPE_CHECKING:
     import datasets
 
-    from llmforge.build.data import Row
-
 __all__ = ["DataChanged", "DataRefused", "Prepared", "prepare"]
 
 MANIFEST = "manifest.json"
 RECEIPT = "receipt.jsonl"
-_BATCH = 1000
-_PLACES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -108,6 +103,7 @@ def _build(plan: Plan, folder: Path) -> None:
 
 
 def _write(plan: Plan, folder: Path) -> None:
+    from llmforge.build import arrow
     from llmforge.build.tokenizer import make_tokenizer
 
     began = time.monotonic()
@@ -120,11 +116,11 @@ def _write(plan: Plan, folder: Path) -> None:
         tokenizer.save_pretrained(folder / "tokenizer")
     with building("collator", plan), (folder / RECEIPT).open("w", encoding="utf-8") as receipt:
         report: dict[str, Any] = {
-            "train": _write_split(plan, tokenizer, splits.train, folder / "train", receipt),
+            "train": arrow.write_split(plan, tokenizer, splits.train, folder / "train", receipt),
             "evaluation": None,
         }
         if splits.evaluation is not None:
-            report["evaluation"] = _write_split(
+            report["evaluation"] = arrow.write_split(
                 plan, tokenizer, splits.evaluation, folder / "evaluation", receipt
             )
     for name, state in before.items():
@@ -162,125 +158,6 @@ def _check_files(plan: Plan) -> dict[str, tuple[int, int, int]]:
                 f"the plan holds {facts['sha256'][:12]}…; plan again to train on what is there now"
             )
     return states
-
-
-def _write_split(
-    plan: Plan, tokenizer: Any, rows: Iterable[Row], folder: Path, receipt: Any
-) -> dict[str, Any]:
-    """Tokenise one side in batches; returns its part of the report."""
-    import datasets
-
-    stream = folder.with_suffix(".arrow")
-    counts = _Counts()
-    _write_stream(plan, tokenizer, rows, stream, receipt, counts, folder.name == "evaluation")
-    if counts.refused:
-        raise DataRefused(_refusal(counts.refused, int(plan.spec.collator.max_length)))
-    if counts.used == 0:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.rejected.items())
-        raise DataRefused(
-            f"no {folder.name} row is left of {counts.rows}: {reasons or 'there were none'}"
-        )
-    datasets.utils.disable_progress_bars()
-    datasets.Dataset.from_file(str(stream)).save_to_disk(folder)
-    stream.unlink()
-    return counts.report()
-
-
-def _write_stream(
-    plan: Plan,
-    tokenizer: Any,
-    rows: Iterable[Row],
-    path: Path,
-    receipt: Any,
-    counts: _Counts,
-    with_prompt: bool,
-) -> None:
-    import pyarrow as pa  # type: ignore[import-untyped]
-
-    from llmforge.build.tokenize import Rejected, fit
-
-    spec = plan.spec.collator
-    longest = int(spec.max_length)
-    build = registry.component("collator", spec.kind).load_builder()
-    tokens = pa.list_(pa.int32())
-    columns = {"input_ids": tokens, "labels": tokens, "length": pa.int32()}
-    columns |= {"source_row": pa.int64()}
-    columns |= {"prompt": pa.string()} if with_prompt else {}
-    schema = pa.schema(list(columns.items()))
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for batch in _batches(rows):
-            table: dict[str, list[Any]] = {name: [] for name in columns}
-            for row, made in zip(batch, build(batch, tokenizer, plan), strict=True):
-                number, counts.rows = counts.rows, counts.rows + 1
-                kept = made
-                if not isinstance(made, Rejected):
-                    over = len(made.ids) > longest
-                    if over and spec.truncation == "refuse":
-                        counts.refused.append((row.place, len(made.ids)))
-                        continue
-                    kept = fit(made, longest, spec.truncation)
-                    counts.truncated += over and not isinstance(kept, Rejected)
-                if isinstance(kept, Rejected):
-                    counts.rejected[kept.reason] += 1
-                    note = {"source": row.source, "line": row.line, "reason": kept.reason}
-                    receipt.write(json.dumps(note, ensure_ascii=False) + "\n")
-                    continue
-                counts.add(len(kept.ids), kept.trained)
-                table["input_ids"].append(kept.ids)
-                table["labels"].append(kept.labels)
-                table["length"].append(len(kept.ids))
-                table["source_row"].append(number)
-                if with_prompt:
-                    table["prompt"].append(kept.prompt)
-            writer.write_batch(pa.record_batch(table, schema=schema))
-
-
-class _Counts:
-    """What became of the rows of one side."""
-
-    def __init__(self) -> None:
-        self.rows = self.used = self.truncated = self.tokens = self.trained = self.longest = 0
-        self.rejected: Counter[str] = Counter()
-        self.refused: list[tuple[str, int]] = []
-
-    def add(self, tokens: int, trained: int) -> None:
-        self.used += 1
-        self.tokens += tokens
-        self.trained += trained
-        self.longest = max(self.longest, tokens)
-
-    def report(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows,
-            "used": self.used,
-            "rejected": dict(sorted(self.rejected.items())),
-            "truncated": self.truncated,
-            "tokens": self.tokens,
-            "tokens_trained": self.trained,
-            "tokens_masked": self.tokens - self.trained,
-            "longest": self.longest,
-        }
-
-
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    batch: list[Row] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _refusal(refused: list[tuple[str, int]], longest: int) -> str:
-    shown = ", ".join(f"{place} ({length} tokens)" for place, length in refused[:_PLACES_SHOWN])
-    more = len(refused) - _PLACES_SHOWN
-    return (
-        f"{len(refused)} rows are longer than collator.max_length={longest}: {shown}"
-        + (f" and {more} more" if more > 0 else "")
-        + "; hint: collator.truncation=right, or drop to leave them out"
-    )
 
 
 def _open(folder: Path, reused: bool) -> Prepared:

@@ -151,6 +151,7 @@ class MlflowRecord:
 
         quieten()  # after the import, which sets levels of its own
         with one_at_a_time(self.uri):
+            create_database(self.uri)
             client = MlflowClient(self.uri)
             client.search_experiments(max_results=1)
         return client
@@ -274,6 +275,26 @@ def parameters(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             tail = f"... ({len(text)} characters, sha256 {digest}; whole in plan.json)"
             text = text[: LONGEST_VALUE - len(tail)] + tail
         yield key[:250], text
+
+
+def create_database(uri: str) -> None:
+    """Make a local database whole or not at all.
+
+    MLflow makes its tables over a second or two, and cannot open a database in which it was killed
+    half-way; so the tables are made beside the place and moved there.
+    """
+    target = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:////") or (target.is_file() and target.stat().st_size):
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{target.name}.*.tmp"):
+        left.unlink()  # of a process that was killed; the lock says that none is at it now
+    staged = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    location = artifact_location(uri, "Default")
+    SqlAlchemyStore(f"sqlite:///{staged}", location).engine.dispose()
+    staged.replace(target)
 
 
 def quieten() -> None:

@@ -34,7 +34,15 @@ def texts(rows) -> list[str]:
 class TestHoldOut:
     @pytest.mark.parametrize(
         ("rows", "fraction", "count"),
-        [(100, 0.1, 10), (10, 0.01, 1), (2, 0.9, 1), (1, 0.5, 0), (100, 0.0, 0), (10, 0.19, 2), (3, 0.9, 2)],
+        [
+            (100, 0.1, 10),
+            (10, 0.01, 1),
+            (2, 0.9, 1),
+            (1, 0.5, 0),
+            (100, 0.0, 0),
+            (10, 0.19, 2),
+            (3, 0.9, 2),
+        ],
     )
     def test_the_rounded_share_at_least_one_never_all(self, rows, fraction, count):
         assert len(hold_out(rows, fraction, 7)) == count

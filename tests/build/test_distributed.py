@@ -38,13 +38,28 @@ save_final(plan, trainer, out / "final")
 """
 
 
+FSDP2 = {
+    "fsdp": True,
+    "fsdp_config": {
+        "version": 2,
+        "reshard_after_forward": True,
+        "cpu_offload": False,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+    },
+}
+
+
 @pytest.mark.slow
-def test_two_processes_do_what_one_does(make_plan, settings, tmp_path: Path):
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_two_processes_do_what_one_does(make_plan, settings, tmp_path: Path, engine, adapter):
     # five held-out rows over two processes and batches of two: the last batch is filled up
     rows = [{"messages": chat} for chat in settings.CHATS[:13]]
     changes = {"data.eval_fraction": 5 / 13, "evaluation.micro_batch": 2, "trainer.micro_batch": 4}
+    changes |= {"lora": settings.LORA} if adapter == "lora" else {}
     one = make_plan(changes, rows)
     two = make_plan(changes | {"trainer.micro_batch": 2}, rows)
+    two.lowered["training_arguments"] |= FSDP2 if engine == "fsdp2" else {}
     file = two.save(tmp_path / "plan.json")
     (tmp_path / "worker.py").write_text(WORKER)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -68,4 +83,4 @@ def test_two_processes_do_what_one_does(make_plan, settings, tmp_path: Path):
         assert together["samples"] == single["samples"]
     model, _ = load(tmp_path / "final")
     for name, weight in trainer.model.named_parameters():
-        assert weight.allclose(model.get_parameter(name), atol=1e-5), name
+        assert weight.allclose(model.get_parameter(name), atol=1e-4), name

@@ -156,7 +156,7 @@ def test_every_registered_builder_is_there():
 def test_a_builder_of_ones_own_is_used(make_plan, monkeypatch):
     """What a plugin does: another builder under a kind, imported by name when it is needed."""
     from llmforge import registry
-    from llmforge.build.tokenize import Sample
+    from llmforge.build.sample import Sample
 
     def ends_only(rows, tokenizer, plan):
         return [Sample([5, tokenizer.eos_token_id], [-100, plan.spec.seed]) for _ in rows]

@@ -8,16 +8,9 @@ import pytest
 
 from llmforge.build.data import Row
 from llmforge.build.errors import DataRefused
+from llmforge.build.sample import IGNORED, Rejected, Sample, fit
 from llmforge.build.templates import stop_ids
-from llmforge.build.tokenize import (
-    IGNORED,
-    Rejected,
-    Sample,
-    chat_sample,
-    completion_sample,
-    fit,
-    lm_sample,
-)
+from llmforge.build.tokenize import chat_sample, completion_sample, lm_sample
 from llmforge.build.tokenizer import make_tokenizer
 
 TALK = [
@@ -241,6 +234,31 @@ class TestFit:
 
     def test_a_label_at_the_first_place_is_never_predicted(self):
         assert fit(Sample([3], [3]), 8, "right") == Rejected("no_trained_token")
+
+
+def test_rows_of_another_shape_are_refused_by_name(make_plan):
+    plan, texts, chats = make_plan(), rows_of({"text": "a"}), rows_of({"messages": TALK})
+    tokenizer = tokenizer_for(plan, texts)
+    with pytest.raises(DataRefused, match=r"jsonl:1: .* needs prompt and completion, .* messages"):
+        completion_sample(chats, tokenizer, plan)
+    with pytest.raises(DataRefused, match=r"needs prompt and completion, the row holds text"):
+        chat_sample(texts, tokenizer, plan)
+
+
+def test_prompt_and_completion_can_be_a_chat(make_plan):
+    plan, rows = make_plan(), rows_of({"prompt": "What?", "completion": "yes"})
+    tokenizer = tokenizer_for(plan, rows)
+    [sample] = chat_sample(rows, tokenizer, plan)
+    assert trained_runs(sample, tokenizer) == ["yes<|im_end|>"]
+    assert sample.prompt == "What?"
+
+
+def test_chats_can_be_trained_whole(make_plan):
+    plan, rows = make_plan(), rows_of({"messages": TALK})
+    tokenizer = tokenizer_for(plan, rows)
+    [sample] = lm_sample(rows, tokenizer, plan)
+    assert sample.labels == sample.ids
+    assert sample.ids == chat_sample(rows, tokenizer, plan)[0].ids
 
 
 def test_samples_do_not_depend_on_the_batch_they_are_made_in(make_plan):

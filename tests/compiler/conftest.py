@@ -35,9 +35,11 @@ def composed(bench: Path) -> Callable[..., Values]:
     def values(*overrides: str) -> Values:
         if overrides not in known:
             with chdir(bench):
-                draft = compose(["hardware=cpu", *overrides] if not any(
-                    o.startswith("hardware=") for o in overrides
-                ) else overrides)
+                draft = compose(
+                    ["hardware=cpu", *overrides]
+                    if not any(o.startswith("hardware=") for o in overrides)
+                    else overrides
+                )
             assert draft.diagnostics == ()
             known[overrides] = draft.values
         return copy.deepcopy(known[overrides])

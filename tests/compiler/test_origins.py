@@ -67,9 +67,9 @@ def test_files_are_named_with_their_line(overrides, compiled, request):
     for key, chain in compiled(*overrides).origins.chains.items():
         for origin in chain:
             if origin.kind == "file":
-                line = (conf / origin.where).read_text(encoding="utf-8").splitlines()[
-                    origin.line - 1
-                ]
+                line = (
+                    (conf / origin.where).read_text(encoding="utf-8").splitlines()[origin.line - 1]
+                )
                 assert line.split(":")[0].strip() == key.rpartition(".")[2]
 
 

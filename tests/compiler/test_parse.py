@@ -41,9 +41,11 @@ def test_composed_values_fit(values):
         ("trainer", "label_smoothing", 1.5, "is `1.5`; expected a number up to 1"),
         ("optimizer", "lr", 0, "is `0`; expected a number above 0"),
         ("optimizer", "lr", None, None),
-        ("optimizer", "betas", [0.9], "is `[0.9]`; expected at least 2 items"),
-        ("optimizer", "betas", [0.9, 0.9, 0.9], "is `[0.9, 0.9, 0.9]`; expected at most 2 items"),
+        ("optimizer", "betas", [0.9], "is `[0.9]`; expected a list of at least 2"),
+        ("optimizer", "betas", [0.9, 0.9, 0.9], "is `[0.9, 0.9, 0.9]`; expected a list of at most 2"),
         ("optimizer", "betas", 0.9, "is `0.9`; expected a list"),
+        ("optimizer", "eps", float("inf"), "is `Infinity`; expected a finite number"),
+        ("trainer", "epochs", 1e308, "is `1e+308`; expected a number up to 1e+06"),
         ("schedule", "warmup", "fast",
          'is `"fast"`; expected a number of optimizer steps from 0, or a share of the run such as '
          "`3%`"),
@@ -74,7 +76,7 @@ def test_list_item_is_told_as_its_key(values):
 def test_all_at_once(values):
     values["trainer"]["epoch"] = 3
     values["lora"] = {"kind": "lorra"}
-    values["seed"] = -1
+    values["seed"] = 2**32
     values["colour"] = "red"
     del values["data"]["rows"]
     del values["tracking"]
@@ -85,7 +87,7 @@ def test_all_at_once(values):
         "LF101 trainer.epoch: unknown key `epoch` in `trainer`",
         "LF103 lora.kind: unknown kind `lorra` of `lora`",
         "LF104 paths: section `paths` must be a mapping, not `\"here\"`",
-        "LF104 seed: `seed` is `-1`; expected a whole number from 0",
+        "LF104 seed: `seed` is `4294967296`; expected a whole number up to 4294967295",
         "LF105 data.rows: `data.rows` has no value",
         "LF105 tracking: section `tracking` is missing",
     ]  # fmt: skip
@@ -96,7 +98,9 @@ def test_all_at_once(values):
 )
 def test_secrets_are_not_repeated(key, value, values):
     values["checkpoint"][key] = value
-    origins = Origins({f"checkpoint.{key}": [Origin("override", f"checkpoint.{key}={value}", value)]})
+    origins = Origins(
+        {f"checkpoint.{key}": [Origin("override", f"checkpoint.{key}={value}", value)]}
+    )
 
     _, (found,) = parse(values, origins)
 

@@ -20,6 +20,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,7 @@ def test_page(page, work, llmforge, checkpoint, everything_installed):
     assert re.search(rf"^(error|warning)\[{code}\]", shown[0].output, re.MULTILINE)
     assert f"[{code}]" not in shown[-1].output, "the page must end with what is accepted"
     assert not shown[-1].refused
-    for bad, good in zip(shown, shown[1:], strict=False):
+    for bad, good in pairwise(shown):
         assert_pasted(bad, good)
 
 

@@ -20,7 +20,12 @@ from llmforge.plan import Plan
 from llmforge.run import journal
 from llmforge.run.folder import RunFolder
 from llmforge.run.launch import run_plan
+from llmforge.run.signals import StopFlag
 from llmforge.run.status import Status
+from llmforge.stages.train import train
+from llmforge.track.protocol import NullTracker
+
+torch = pytest.importorskip("torch")
 
 DRIVER = """
 import sys
@@ -163,8 +168,9 @@ def test_killed_and_resumed_bit_for_bit(tiny: Callable[..., Plan], work: Path) -
 
     whole = tiny(*long, "evaluation.every=20", "tracking=none", f"paths.runs={work}/undisturbed")
     assert whole.fingerprint == plan.fingerprint
-    assert run_plan(whole, quiet=True).exit_code == 0
-    undisturbed = RunFolder(whole.run_folder)
+    undisturbed = RunFolder.create(whole)
+    torch.set_num_threads(1)  # as in the workers
+    train(whole, undisturbed, NullTracker(), StopFlag())
     assert weights(run) == weights(undisturbed)
     for key in ("eval_loss", "train_loss", "exact_match", "baseline"):
         assert run.result()[key] == undisturbed.result()[key], key

@@ -60,7 +60,7 @@ def test_lines_where_there_is_no_terminal() -> None:
 def test_a_bar_on_a_terminal_and_the_lines_in_the_log() -> None:
     text, log = shown(Terminal())
     assert "3/3" in text
-    assert "loss 1.0000" in text.splitlines()[-1]
+    assert "loss 1.0000" in text.splitlines()[-2]
     assert "step 2/3  loss" not in text
     assert "step 2/3  loss 2.0000" in log
     assert "held-out loss" in text

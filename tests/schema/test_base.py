@@ -48,7 +48,9 @@ def test_secret_references(value):
     assert accepts(SecretRef, value)
 
 
-@pytest.mark.parametrize("value", ["hf_abc", "env:", "env:1X", "env:A B", " env:A", "env:A\n", "ENV:A"])
+@pytest.mark.parametrize(
+    "value", ["hf_abc", "env:", "env:1X", "env:A B", " env:A", "env:A\n", "ENV:A"]
+)
 def test_plain_secrets(value):
     assert not accepts(SecretRef, value)
 

@@ -199,15 +199,15 @@ class TestChangedFiles:
 WORKER = """
 import os, signal, sys, time
 from llmforge.plan import Plan
+from llmforge.build import arrow, tokenize, tokenizer  # slow, so before the start
 from llmforge.stages import prepare as stage
-import datasets, llmforge.build.tokenize, llmforge.build.tokenizer  # slow, so before the start
 may_start, shared, own = sys.argv[1:]
 if may_start == "die":  # in the middle, as a killed process does
-    write = stage._write_split
+    write = arrow.write_split
     def die(*args):
         write(*args)
         os.kill(os.getpid(), signal.SIGKILL)
-    stage._write_split = die
+    arrow.write_split = die
 while not os.path.exists(may_start):
     time.sleep(0.01)
 reused = stage.prepare(Plan.load(shared)).reused

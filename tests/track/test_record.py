@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from llmforge.run.folder import RunFolder
 from llmforge.run.journal import Journal
 from llmforge.run.status import Status
 from llmforge.track.address import absolute_uri, artifact_location, public
-from llmforge.track.record import LONGEST_VALUE, MlflowRecord, parameters
+from llmforge.track.record import LONGEST_VALUE, MlflowRecord, create_database, parameters
 
 MakeRun = Callable[[Plan], RunFolder]
 
@@ -215,6 +216,31 @@ def test_two_processes_may_create_one_database(plan: Plan, make_run: MakeRun) ->
     found = MlflowClient(fresh)
     experiment = found.get_experiment_by_name("raced")
     assert len(found.search_runs([experiment.experiment_id])) == 2
+
+
+def test_a_database_is_made_whole_or_not_at_all(work: Path) -> None:
+    code = (
+        "import sys\n"
+        "from llmforge.track.record import create_database\n"
+        "import mlflow.store.tracking.sqlalchemy_store\n"
+        "print('go', flush=True)\n"
+        "create_database(sys.argv[1])\n"
+    )
+    uri = f"sqlite:///{work}/killed.db"
+    maker = subprocess.Popen([sys.executable, "-c", code, uri], stdout=subprocess.PIPE)
+    assert maker.stdout
+    maker.stdout.readline()
+    while not list(work.glob(".killed.db.*.tmp")):
+        time.sleep(0.01)
+    time.sleep(0.2)  # in the middle of some hundred tables
+    maker.kill()
+    maker.wait()
+    assert not (work / "killed.db").exists()
+    create_database(uri)
+    assert [path.name for path in work.iterdir() if "killed" in path.name] == ["killed.db"]
+    from mlflow.tracking import MlflowClient
+
+    assert [e.name for e in MlflowClient(uri).search_experiments()] == ["Default"]
 
 
 def test_addresses(work: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import statistics
@@ -122,7 +123,8 @@ class Server:
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            env=os.environ
+            | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )
         until(self._answers, 90)
 
@@ -141,7 +143,10 @@ class Server:
 
 
 @pytest.fixture
-def server(work: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(
+    work: Path, free_port: int, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Server]:
+    shutil.copy(empty_database, work / "server.db")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     found = Server(work, free_port)

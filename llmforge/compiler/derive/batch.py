@@ -113,7 +113,9 @@ def derive_intervals(context: Context) -> Step:
         if share is not None:
             # rounded down, so that 25% is four times a run and never three
             steps = max(1, math.floor(share * facts.steps + _DUST))
-            found.append(Derived(key, steps, f"{value} of {facts.steps} steps", ("estimate.steps",)))
+            found.append(
+                Derived(key, steps, f"{value} of {facts.steps} steps", ("estimate.steps",))
+            )
         elif value == "epoch" and facts.steps_per_epoch is not None:
             found.append(
                 Derived(key, facts.steps_per_epoch, "steps of one epoch", ("estimate.steps",))

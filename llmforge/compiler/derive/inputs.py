@@ -11,10 +11,10 @@ from typing import Any
 from llmforge.compiler.context import Context, Derived, Step
 from llmforge.compiler.facts.data import as_paths, builtin_digest, look_at
 from llmforge.compiler.facts.digests import file_digest
-from llmforge.compiler.facts.model import look_at_model, tokenizer_digests
+from llmforge.compiler.facts.model import VOCABULARY_FILES, look_at_model, tokenizer_digests
 from llmforge.diagnostics import Diagnostic, near
 from llmforge.schema.data import AutoCollator, BuiltinData, JsonlData
-from llmforge.schema.model import ScratchModel
+from llmforge.schema.model import FolderModel, ModelSpec, ScratchModel
 
 COLLATOR_OF_SHAPE = {"text": "lm", "prompt_completion": "completion", "messages": "chat"}
 
@@ -80,10 +80,11 @@ def _tokenizer_identity(
     problems = []
     if source == "model":
         found = dict(of_model)
+        problems += _no_tokenizer(context.spec.model)
     elif source != "train":
         folder = Path(source)
         found = tokenizer_digests(folder, cache) if folder.is_dir() else {}
-        if not found:
+        if not VOCABULARY_FILES & set(found):
             guess = near(source, ("train", "model", "auto"), 1)
             problems.append(
                 Diagnostic(
@@ -109,6 +110,22 @@ def _tokenizer_identity(
                 )
             )
     return found, problems
+
+
+def _no_tokenizer(model: ModelSpec) -> list[Diagnostic]:
+    """LF607 where `tokenizer.source=model` and the model brings none."""
+    if isinstance(model, ScratchModel):
+        told, hint = "a model from scratch has no tokenizer of its own", "tokenizer.source=train"
+    elif isinstance(model, FolderModel):
+        folder = Path(model.path)
+        if not (folder / "config.json").is_file() or any(
+            (folder / name).is_file() for name in VOCABULARY_FILES
+        ):
+            return []  # it is there; or the whole model is missing, and that is told
+        told, hint = f"{folder} holds no tokenizer", "tokenizer.source=<folder>"
+    else:
+        return []
+    return [Diagnostic("LF607", told, key="tokenizer.source", hint=hint)]
 
 
 def probe_data(context: Context) -> Step:

@@ -141,7 +141,9 @@ def _scan(
     path = Path(name)
     if not path.is_file():
         return None, None, [_not_a_file(path, key)]
-    memory = f"{__version__}|{stat_key(path)}|{shape}|{json.dumps(fields.settings(), sort_keys=True)}"
+    memory = (
+        f"{__version__}|{stat_key(path)}|{shape}|{json.dumps(fields.settings(), sort_keys=True)}"
+    )
     known = remembered(cache, "scans.json", memory)
     if isinstance(known, Mapping):
         return FileFacts(**known["facts"]), known["shape"], []

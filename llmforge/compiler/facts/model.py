@@ -32,6 +32,9 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
 )
 
+VOCABULARY_FILES = frozenset(("tokenizer.json", "vocab.json", "tokenizer.model"))
+"""One of these makes a tokenizer; the others say how it is used."""
+
 
 @dataclass(frozen=True)
 class ModelLook:
@@ -143,10 +146,14 @@ def _no_safetensors(folder: Path) -> Diagnostic:
         "LF608",
         f"{folder} holds no safetensors weights",
         key="model.path",
-        notes=(f"found {', '.join(pickled)}: pickled weights can run code and are not read",)
+        notes=(
+            f"found {', '.join(pickled)}: pickled weights can run code and are not read",
+            "if you trust them, the hint converts them once, in that folder",
+        )
         if pickled
         else (),
-        hint="save the model once with save_pretrained(..., safe_serialization=True)"
+        hint=f'python -c "from transformers import AutoModelForCausalLM as M; '
+        f"M.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}')\""
         if pickled
         else None,
     )

@@ -12,7 +12,6 @@ from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic, Severity, near
 from llmforge.schema.model import Lora, ScratchModel
 
-
 _NAMES_OF_FAMILIES = frozenset(
     ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "gate_proj", "up_proj", "down_proj",
      "fc1", "fc2", "c_attn", "c_proj", "c_fc", "query_key_value", "dense", "dense_h_to_4h",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from llmforge.compiler.context import Context
 from llmforge.compiler.parse import override
@@ -12,6 +12,14 @@ from llmforge.diagnostics import Diagnostic
 from llmforge.schema.run import MlflowTracking
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+
+def _address(uri: str) -> SplitResult:
+    """The parts of a URI; nothing but a path where it is none."""
+    try:
+        return urlsplit(uri)
+    except ValueError:
+        return SplitResult("", "", uri, "", "")
 
 
 @rule("LF701", "hub push without a repository")
@@ -40,7 +48,7 @@ def tracking_uri_unusable(context: Context) -> Iterator[Diagnostic]:
     tracking = context.spec.tracking
     if not isinstance(tracking, MlflowTracking):
         return
-    address = urlsplit(tracking.uri)
+    address = _address(tracking.uri)
     if address.password:
         return  # LF703 says so without repeating it
     if address.scheme.partition("+")[0] not in (*_DATABASES, "http", "https"):
@@ -62,7 +70,7 @@ def password_in_uri(context: Context) -> Iterator[Diagnostic]:
     tracking = context.spec.tracking
     if not isinstance(tracking, MlflowTracking):
         return
-    address = urlsplit(tracking.uri)
+    address = _address(tracking.uri)
     if not address.password:
         return
     server = address.scheme in ("http", "https")

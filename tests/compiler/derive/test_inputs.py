@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from llmforge.compiler.derive.inputs import derive_tokenizer, derive_vocabulary, probe_model
+from llmforge.origins import Origins
+
 QA = ("data=jsonl", "data.train=qa.jsonl", "data.fields.prompt=question",
       "data.fields.completion=answer")  # fmt: skip
 TINY = ("model=folder", "model.path=tiny")
@@ -55,6 +58,30 @@ def test_chat_takes_the_turns_over(solved):
 )
 def test_longest_sample(options, longest, solved):
     assert solved(*options).spec.collator.max_length == longest
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((*TINY, "tokenizer.source=model"), "tiny holds no tokenizer"),
+        (TINY, "tiny holds no tokenizer"),
+        (("tokenizer.source=model",), "a model from scratch has no tokenizer of its own"),
+        (("tokenizer.source=tiny",), "tiny is not a folder with a tokenizer"),
+        ((*TINY, "tokenizer=train", "tokenizer.vocabulary=260"), None),
+        (("model=folder", "model.path=nowhere"), None),  # told of the model
+    ],
+)
+def test_tokenizer_that_is_not_there(options, told, unsolved, bench, checkpoint, work):
+    checkpoint(work / "tiny")
+    (work / "tiny/tokenizer.json").unlink()
+    (work / "tiny/tokenizer_config.json").write_text("{}")
+    context = unsolved(*options)
+    for function in (derive_tokenizer, derive_vocabulary):
+        context = context.apply(function(context), "", Origins())
+
+    found = [d.message for d in probe_model(context).diagnostics if d.code == "LF607"]
+
+    assert found == ([told] if told else [])
 
 
 def test_digests_stand_for_what_paths_name(solved, bench):

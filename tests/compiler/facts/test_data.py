@@ -1,4 +1,4 @@
-"""Data files as the compiler looks at them: every faulty line with its place, each file read once."""
+"""Data files as the compiler looks at them: every faulty line with its place, each read once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from llmforge.compiler.facts.data import held_out, look_at
 from llmforge.schema.data import BuiltinData, DataSpec, JsonlData
@@ -117,7 +118,7 @@ def test_blank_lines_byte_order_mark_and_crlf_are_no_faults():
 
 def test_generated_conversations():
     spec = BuiltinData.model_validate(
-        {name: 0 for name in BuiltinData.model_fields}
+        dict.fromkeys(BuiltinData.model_fields, 0)
         | {"kind": "builtin", "shape": "messages", "eval_fraction": 0.0, "max_train_rows": None,
            "max_eval_rows": 5, "shuffle": True, "rows": 300, "generator_seed": 0}
     )  # fmt: skip
@@ -155,6 +156,12 @@ def test_folder_instead_of_a_file():
     assert (found.code, found.hint) == ("LF501", "data.train=set/train.jsonl")
 
 
+@pytest.mark.parametrize("role", ["train", "evaluation"])
+def test_a_list_of_no_files_is_not_a_source(role):
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        data(**{role: []})
+
+
 def test_both_sets_are_looked_at():
     assert faults(data("a.jsonl", evaluation="b.jsonl")) == [
         ("LF501", "data file a.jsonl does not exist"),
@@ -170,9 +177,7 @@ def test_file_that_cannot_be_read(monkeypatch):
 
     monkeypatch.setattr("llmforge.compiler.facts.data._read_rows", refuse)
 
-    assert faults(data()) == [
-        ("LF501", "data file rows.jsonl cannot be read: Permission denied")
-    ]
+    assert faults(data()) == [("LF501", "data file rows.jsonl cannot be read: Permission denied")]
 
 
 @pytest.mark.parametrize(("content", "note"), [("", "the file is empty"),
@@ -274,7 +279,7 @@ def test_columns_of_other_names_are_guessed(columns, hint):
     ],
 )
 def test_text_of_another_type(value, fault):
-    rows(GOOD.strip(), '{"prompt": "2+2?", "completion": %s}' % value)
+    rows(GOOD.strip(), f'{{"prompt": "2+2?", "completion": {value}}}')
 
     assert faults(data()) == [("LF505", f"rows.jsonl:2: {fault}")]
 
@@ -322,7 +327,9 @@ def scans(monkeypatch) -> list[Path]:
     from llmforge.compiler.facts import data as module
 
     read, seen = module._read_rows, []
-    monkeypatch.setattr(module, "_read_rows", lambda path, *a: (seen.append(path), read(path, *a))[1])
+    monkeypatch.setattr(
+        module, "_read_rows", lambda path, *a: (seen.append(path), read(path, *a))[1]
+    )
     return seen
 
 

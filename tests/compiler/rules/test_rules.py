@@ -36,7 +36,7 @@ def test_rules_are_in_order_and_from_the_listed_modules():
 
 def test_a_code_is_given_once():
     with pytest.raises(ValueError, match="LF204 exists already"):
-        rule("LF204", "again")(lambda context: iter(()))
+        rule("LF204", "again")(lambda _: iter(()))
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,7 @@ def test_nothing_to_say(overrides, solved):
 
 
 def test_lora_without_targets(solved):
-    assert findings(solved(*ADAPTER, "lora.targets=[]")) == [
-        ("LF601", "lora.targets=all-linear")
-    ]
+    assert findings(solved(*ADAPTER, "lora.targets=[]")) == [("LF601", "lora.targets=all-linear")]
 
 
 def test_each_wrong_target_is_told(solved):
@@ -114,6 +112,7 @@ def test_targets_of_an_unknown_architecture_are_not_judged(solved):
         ("mlruns", "LF702"),
         ("file:///tmp/mlruns", "LF702"),
         ("ftp://host", "LF702"),
+        ("http://[::1", "LF702"),
         ("ftp://me:pw@host", "LF703"),  # told without repeating the password
         ("postgresql://me:pw@host:5432/db", "LF703"),
     ],
@@ -139,9 +138,7 @@ def test_address_without_its_password(uri, hint, solved):
     assert findings(solved({"tracking.uri": uri})) == [("LF703", hint)]
 
 
-@pytest.mark.parametrize(
-    ("rows", "batch", "told"), [(31, 32, True), (32, 32, False), (1, 2, True)]
-)
+@pytest.mark.parametrize(("rows", "batch", "told"), [(31, 32, True), (32, 32, False), (1, 2, True)])
 def test_batch_larger_than_the_data(rows, batch, told, unsolved):
     context = unsolved(
         {"trainer.global_batch": batch}, facts=Facts(data=DataFacts("messages", rows, 1))
