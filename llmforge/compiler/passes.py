@@ -101,6 +101,9 @@ def check(
     """All findings about a configuration; never raises for a user's fault."""
     draft = compose(overrides, config_dirs, root)
     found = list(draft.diagnostics)
+    if not draft.values:
+        # nothing could be composed: that every section is missing would only bury the reason
+        return Checked(draft, tuple(found), None, draft.origins)
     told = {d.key for d in found if d.is_error and d.key}
     spec, problems = parse(draft.values, draft.origins)
     # what composing refused already (a missing value, say) is not told a second time, nor that
