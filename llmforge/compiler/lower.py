@@ -70,6 +70,7 @@ def _training_arguments(context: Context) -> Lowered:
         **_intervals(context),
         **_distributed(context),
         # fixed, with the reason beside each
+        "ddp_find_unused_parameters": (False, "launch.processes"),  # every weight gets a gradient
         "report_to": ("none", "tracking.kind"),  # the tracker is ours; nothing switches itself on
         "disable_tqdm": (True, "trainer.log_every"),  # the progress bar is ours
         "remove_unused_columns": (False, "collator.kind"),  # the collator picks its columns

@@ -28,7 +28,7 @@ class TrainerSpec(Spec):
     """What every trainer has."""
 
     kind: str
-    epochs: Annotated[float, Field(gt=0.0, le=1e6)] | None
+    epochs: Annotated[float, Field(gt=0.0, le=100_000.0)] | None
     """Passes over the training rows; null when `max_steps` is given."""
     max_steps: PositiveInt | None
     """Optimizer steps; null when `epochs` is given."""

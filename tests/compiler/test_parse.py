@@ -45,7 +45,7 @@ def test_composed_values_fit(values):
         ("optimizer", "betas", [0.9, 0.9, 0.9], "is `[0.9, 0.9, 0.9]`; expected a list of at most 2"),
         ("optimizer", "betas", 0.9, "is `0.9`; expected a list"),
         ("optimizer", "eps", float("inf"), "is `Infinity`; expected a finite number"),
-        ("trainer", "epochs", 1e308, "is `1e+308`; expected a number up to 1e+06"),
+        ("trainer", "epochs", 1e308, "is `1e+308`; expected a number up to 100000"),
         ("schedule", "warmup", "fast",
          'is `"fast"`; expected a number of optimizer steps from 0, or a share of the run such as '
          "`3%`"),

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
-import pytest
+import functools
+import json
+from contextlib import chdir, suppress
+from typing import Any
 
-from llmforge.compiler.passes import PASSES, check, compile_plan
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from llmforge.compiler.context import Context, Facts
+from llmforge.compiler.parse import parse, section_spec
+from llmforge.compiler.passes import (
+    PASSES,
+    check,
+    compile_plan,
+    freeze,
+    run_passes,
+    run_rules,
+)
 from llmforge.compiler.trace import traced
 from llmforge.diagnostics import ConfigRefused
+from llmforge.origins import Origins, leaves
+from llmforge.plan import Plan
+from llmforge.schema import SECTIONS
+
+
+def put(values, key, value):
+    """Set a dotted key, as far as what is above it is still a mapping."""
+    *parents, name = key.split(".")
+    for part in parents:
+        values = values[part]
+        if not isinstance(values, dict):
+            return
+    values[name] = value
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +136,62 @@ def test_own_root_replaces_the_shipped_tree(here):
     checked = check([], root=here / "conf")
 
     assert {d.code for d in checked.diagnostics} == {"LF105"}
+
+
+ODD = [
+    None, True, False, 0, 1, 2, 3, 7, 1000, 2**31, -1, 0.5, 1e-9, 99.5, float("inf"), "", "auto",
+    "x", "epoch", "10%", "100%", "none", "all", "cuda", "cpu", "float16", "bfloat16", "float32",
+    "flash_attention_2", "eager", "train", "model", "text", "messages", "nowhere.jsonl",
+    "qa.jsonl", "tiny", "..", "gpt2", "gpt_neox", "[a-", ["q_proj"], [], ["x", "y"], [0.1, 0.2],
+    "env:TOKEN", "http://[::1", "postgresql://me:pw@host/db", {}, {"kind": "lora"},
+]  # fmt: skip
+
+STARTS = [
+    (), ("data=jsonl", "data.train=qa.jsonl"), ("model=folder", "model.path=tiny", "lora=small"),
+    ("model=folder", "model.path=tiny", "lora=small", "quantization=4bit", "hardware=t4"),
+    ("optimizer=adafactor", "hardware=h200", "launch=torchrun", "deepspeed=stage3"),
+    ("hardware=auto", "fsdp=full_shard", "checkpoint=best", "optimizer=adamw_8bit"),
+]  # fmt: skip
+
+
+@functools.cache
+def legal(section: str, text: str) -> list[tuple[str, Any]]:
+    """What the section's schema takes from `ODD`, key by key; its values are given as JSON."""
+    values = json.loads(text)
+    spec = section_spec(section, values)
+    found = []
+    for key, old in leaves(values):
+        for value in ODD:
+            if value == old or key == "kind":
+                continue
+            changed = json.loads(text)
+            put(changed, key, value)
+            with suppress(ValidationError):
+                spec.model_validate_json(json.dumps(changed))
+                found.append((f"{section}.{key}", value))
+    return found
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(chosen=st.data())
+def test_odd_values_are_refused_or_compiled_and_nothing_breaks(chosen, composed, bench):
+    """Whatever is legal by itself, in whatever combination, no pass, rule or lowering raises."""
+    values = composed(*chosen.draw(st.sampled_from(STARTS)))
+    for section in chosen.draw(st.lists(st.sampled_from(SECTIONS), min_size=1, max_size=4)):
+        if changes := legal(section, json.dumps(values[section])):
+            put(values, *chosen.draw(st.sampled_from(changes)))
+
+    spec, problems = parse(values)
+
+    assert problems == []
+    with chdir(bench):
+        context, found = run_passes(Context(spec, Facts()), Origins())
+        found += run_rules(context)
+        if not any(d.is_error for d in found):
+            plan = freeze(context, Origins(), found, ())
+            assert Plan.from_dict(json.loads(plan.to_json())) == plan
 
 
 def test_a_solved_context_stays_as_it_is(solved):

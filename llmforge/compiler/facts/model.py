@@ -131,6 +131,17 @@ def _no_config(folder: Path) -> Diagnostic:
             if guess
             else (f"model=hub model.id={folder.as_posix()}" if looks_remote else None),
         )
+    if (folder / "adapter_config.json").is_file():
+        return Diagnostic(
+            "LF602",
+            f"{folder} holds an adapter, not a model",
+            key="model.path",
+            notes=(
+                "training continues from whole models; the adapter's base is named in its "
+                "adapter_config.json",
+            ),
+            hint=_base_hint(folder / "adapter_config.json"),
+        )
     inside = [p.parent for p in folder.glob("*/config.json")]
     return Diagnostic(
         "LF602",
@@ -138,6 +149,14 @@ def _no_config(folder: Path) -> Diagnostic:
         key="model.path",
         hint=f"model.path={inside[0]}" if inside else None,
     )
+
+
+def _base_hint(adapter_config: Path) -> str | None:
+    try:
+        base = json.loads(adapter_config.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return f"model.path={base}" if base else None
 
 
 def _no_safetensors(folder: Path) -> Diagnostic:
