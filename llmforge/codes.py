@@ -146,6 +146,11 @@ CODES: dict[str, tuple[str, str]] = {
         "Rows hold text, prompt and completion, or messages; `data.fields` says which columns "
         "hold them.",
     ),
+    "LF509": (
+        "too few rows to hold some out",
+        "The share is less than one conversation of any skill. A larger share or more rows are "
+        "needed, or 0 to hold out none.",
+    ),
     "LF602": (
         "model folder that cannot be used",
         "It does not exist, has no config.json, or one that is not a JSON object. A model of the "

@@ -167,11 +167,12 @@ def generate(ref: str, prompt: str, overrides: Sequence[str], config_dirs: Seque
         model_folder = final_model(folder)
     except LookupError as error:
         raise _refused("LF809", str(error.args[0]), hint="llmforge runs") from error
-    from llmforge.build.load import load
     from llmforge.run.worker import quieten
-    from llmforge.stages.generate import answer
 
     quieten()
+    from llmforge.build.load import load
+    from llmforge.stages.generate import answer
+
     model, tokenizer = load(model_folder)
     print(answer(model, tokenizer, prompt, settings))
     return 0

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
+from llmforge.track.address import public
 
 
 class Screen:
@@ -178,8 +179,8 @@ def closing(
     tracking = plan.settings["tracking"]
     if tracking["kind"] == "mlflow":
         default = tracking["uri"] == "sqlite:///mlflow.db"
-        command = "llmforge ui" if default else f"llmforge ui tracking.uri={tracking['uri']}"
-        text.append("\nsee it in MLflow  ").append(command, style="bold")
+        place = "" if default else f" tracking.uri={public(tracking['uri'])}"
+        text.append("\nsee it in MLflow  ").append(f"llmforge ui{place}", style="bold")
     text.append("\nask the model     ")
     text.append(f'llmforge generate --run {run.run_id} "..."', style="bold")
     return text

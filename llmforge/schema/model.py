@@ -43,7 +43,7 @@ class ScratchModel(ModelSpec):
     kind: Literal["scratch"]
     family: Family
     """Architecture (`model_type` in a Hugging Face config.json)."""
-    layers: PositiveInt
+    layers: Annotated[int, Field(ge=1, le=1000)]
     """Number of transformer blocks."""
     hidden: PositiveInt
     """Width of the residual stream; a multiple of `heads`."""
@@ -53,7 +53,7 @@ class ScratchModel(ModelSpec):
     """Attention heads."""
     kv_heads: PositiveInt
     """Key and value heads; equal to `heads` means no grouped-query attention."""
-    context: PositiveInt
+    context: Annotated[int, Field(ge=8)]
     """Longest sequence in tokens."""
     vocabulary: PositiveInt | Auto
     """Embedding rows; `auto` takes the tokenizer's size."""

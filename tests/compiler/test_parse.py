@@ -42,7 +42,7 @@ def test_composed_values_fit(values):
         ("optimizer", "lr", 0, "is `0`; expected a number above 0"),
         ("optimizer", "lr", None, None),
         ("optimizer", "betas", [0.9], "is `[0.9]`; expected a list of at least 2"),
-        ("optimizer", "betas", [0.9, 0.9, 0.9], "is `[0.9, 0.9, 0.9]`; expected a list of at most 2"),
+        ("optimizer", "betas", [1, 0, 1], "is `[1, 0, 1]`; expected a list of at most 2"),
         ("optimizer", "betas", 0.9, "is `0.9`; expected a list"),
         ("optimizer", "eps", float("inf"), "is `Infinity`; expected a finite number"),
         ("trainer", "epochs", 1e308, "is `1e+308`; expected a number up to 100000"),

@@ -173,7 +173,10 @@ def legal(section: str, text: str) -> list[tuple[str, Any]]:
 
 
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(chosen=st.data())
 def test_odd_values_are_refused_or_compiled_and_nothing_breaks(chosen, composed, bench):

@@ -19,6 +19,8 @@ from llmforge.schema.model import FolderModel, ModelSpec, ScratchModel
 COLLATOR_OF_SHAPE = {"text": "lm", "prompt_completion": "completion", "messages": "chat"}
 
 _LONGEST_BY_DEFAULT = 2048
+_SHORTEST = 8
+"""What the schema takes; a model that sees less is refused by LF508."""
 
 
 def derive_tokenizer(context: Context) -> Step:
@@ -178,7 +180,7 @@ def derive_max_length(context: Context) -> Step:
         return Step()
     model = context.facts.model
     context_length = model.context if model is not None else None
-    value = min(context_length or _LONGEST_BY_DEFAULT, _LONGEST_BY_DEFAULT)
+    value = max(_SHORTEST, min(context_length or _LONGEST_BY_DEFAULT, _LONGEST_BY_DEFAULT))
     why = (
         f"the model sees {context_length:,} tokens"
         if context_length

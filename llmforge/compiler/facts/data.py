@@ -1,8 +1,8 @@
 """Data files looked at before anything is loaded: rows, shape, digests, and every faulty line.
 
-In: a data section. Out: `DataFacts` and diagnostics LF501-LF506. Each file is read once, line by
-line; the result is remembered by the file's size and time, so a second plan does not read it
-again. Samples are made elsewhere (`build/data.py`); nothing here tokenises.
+In: a data section. Out: `DataFacts` and diagnostics LF501-LF506, LF509. Each file is read once,
+line by line; the result is remembered by the file's size and time, so a second plan does not read
+it again. Samples are made elsewhere (`build/data.py`); nothing here tokenises.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class DataFacts:
 def look_at(data: DataSpec, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]]:
     """Facts of a data section; None when a file is unusable."""
     if isinstance(data, BuiltinData):
-        return _builtin(data, cache), []
+        return _builtin(data, cache)
     if isinstance(data, JsonlData):
         return _jsonl(data, cache)
     return None, []
@@ -87,21 +87,29 @@ def builtin_digest() -> str:
     return digest.hexdigest()
 
 
-def _builtin(data: BuiltinData, cache: Path) -> DataFacts:
+def _builtin(data: BuiltinData, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]]:
     key = f"{builtin_digest()}|{data.rows}|{data.generator_seed}|{data.eval_fraction}"
     known = remembered(cache, "builtin.json", key)
     if not isinstance(known, list):
         from llmforge.samples.conversations import generate, split
 
         rows = generate(data.generator_seed, data.rows)
-        held = split(rows, data.generator_seed, data.eval_fraction)[1] if data.eval_fraction else []
+        try:
+            fraction = data.eval_fraction
+            held = split(rows, data.generator_seed, fraction)[1] if fraction else []
+        except ValueError as error:
+            found = Diagnostic(
+                "LF509", str(error), key="data.eval_fraction", hint="data.eval_fraction=0.1"
+            )
+            return None, [found]
         known = [len(rows) - len(held), len(held)]
         remember(cache, "builtin.json", key, known)
-    return DataFacts(
+    facts = DataFacts(
         "messages",
         _capped(known[0], data.max_train_rows),
         _capped(known[1], data.max_eval_rows),
     )
+    return facts, []
 
 
 def _jsonl(data: JsonlData, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]]:

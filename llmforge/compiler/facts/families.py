@@ -25,6 +25,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+_MOST_LAYERS = 10_000
+
 
 class UnknownFamily(ValueError):
     """There are no formulas for the config's `model_type`."""
@@ -162,6 +164,8 @@ class _Keys:
     def __init__(self, config: Mapping[str, Any], family: _Family) -> None:
         self._config, self._own_names = config, family.own_names or {}
         self.layers = self.size("num_hidden_layers")
+        if self.layers > _MOST_LAYERS:  # a module list of that length would fill the memory
+            raise BadConfig("num_hidden_layers", f"({self.layers}) is beyond any model")
         self.hidden = self.size("hidden_size")
         self.heads = self.size("num_attention_heads")
         self.vocabulary = self.size("vocab_size")

@@ -107,6 +107,15 @@ def test_config_that_cannot_be_used(content, code, told, checkpoint, work):
     assert told in message
 
 
+def test_config_of_a_billion_layers_is_not_unrolled(checkpoint, work):
+    checkpoint(work / "tiny", num_hidden_layers=10**9)
+
+    _, ((code, _, message),) = look(folder())
+
+    assert code == "LF605"
+    assert message.endswith("num_hidden_layers (1000000000) is beyond any model")
+
+
 def test_pickled_weights_are_not_read(checkpoint, work):
     tiny = checkpoint(work / "tiny")
     (tiny / "model.safetensors").rename(tiny / "pytorch_model.bin")
