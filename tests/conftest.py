@@ -11,6 +11,7 @@ import ctypes
 import functools
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass
@@ -66,9 +67,21 @@ def everything_installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return versions
 
 
+@pytest.fixture(scope="session")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache folder after the built-in conversations were generated and counted once."""
+    from llmforge.compiler.passes import check
+
+    folder = tmp_path_factory.mktemp("scanned")
+    with chdir(folder):
+        assert not check(["hardware=cpu"]).refused
+    return folder / ".llmforge"
+
+
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, as a user starts in one."""
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scanned: Path) -> Path:
+    """A working folder with nothing in it but a warm cache, as a user has one on the second day."""
+    shutil.copytree(scanned, tmp_path / ".llmforge")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,8 @@ from llmforge.plan import Plan
 from llmforge.run import environment, journal
 from llmforge.run.folder import RunFolder
 from llmforge.run.status import Status
-from llmforge.track.address import (
-    absolute_uri,
-    artifact_location,
-    is_server,
-    one_at_a_time,
-    public,
-)
+from llmforge.track.address import absolute_uri, is_server, public
+from llmforge.track.store import connect, experiment_id
 
 ENDINGS = {
     Status.FINISHED: "FINISHED",
@@ -82,7 +76,8 @@ class MlflowRecord:
 
     def open(self) -> None:
         """Make the run, or go on with the one that the folder remembers."""
-        self._client = self._connect()
+        token = environment.secret(self.plan.settings["tracking"]["token"])
+        self._client = connect(self.uri, token)
         state = self.run.read_json("mlflow.json") or {}
         same = state.get("uri") == public(self.uri) and state.get("experiment") == self.experiment
         if not (same and self._exists(str(state.get("run_id", "")))):
@@ -142,20 +137,6 @@ class MlflowRecord:
 
     # -- steps of the above --------------------------------------------------------------------
 
-    def _connect(self) -> Any:
-        """A client; on a local database also the tables and the experiment, made under a lock."""
-        token = environment.secret(self.plan.settings["tracking"]["token"])
-        if token:
-            os.environ["MLFLOW_TRACKING_TOKEN"] = token
-        from mlflow.tracking import MlflowClient
-
-        quieten()  # after the import, which sets levels of its own
-        with one_at_a_time(self.uri):
-            create_database(self.uri)
-            client = MlflowClient(self.uri)
-            client.search_experiments(max_results=1)
-        return client
-
     def _exists(self, run_id: str) -> bool:
         from mlflow.exceptions import MlflowException
 
@@ -169,7 +150,7 @@ class MlflowRecord:
             raise
 
     def _create(self) -> dict[str, Any]:
-        experiment = self._experiment()
+        experiment = experiment_id(self._client, self.uri, self.experiment)
         made = self._client.create_run(experiment, run_name=self.plan.run_id)
         return {
             "uri": public(self.uri),
@@ -178,24 +159,6 @@ class MlflowRecord:
             "run_id": made.info.run_id,
             "offset": 0,
         }
-
-    def _experiment(self) -> str:
-        from mlflow.exceptions import MlflowException
-
-        with one_at_a_time(self.uri):
-            found = self._client.get_experiment_by_name(self.experiment)
-            if found is None:
-                place = artifact_location(self.uri, self.experiment)
-                try:
-                    return str(self._client.create_experiment(self.experiment, place))
-                except MlflowException:
-                    # another process was faster; if that was not it, the next line says so
-                    found = self._client.get_experiment_by_name(self.experiment)
-                    if found is None:
-                        raise
-            if found.lifecycle_stage == "deleted":
-                self._client.restore_experiment(found.experiment_id)
-            return str(found.experiment_id)
 
     def _parameters(self) -> None:
         """Parameters cannot be changed in MLflow: what a resumed plan changed becomes a tag."""
@@ -275,32 +238,3 @@ def parameters(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             tail = f"... ({len(text)} characters, sha256 {digest}; whole in plan.json)"
             text = text[: LONGEST_VALUE - len(tail)] + tail
         yield key[:250], text
-
-
-def create_database(uri: str) -> None:
-    """Make a local database whole or not at all.
-
-    MLflow makes its tables over a second or two, and cannot open a database in which it was killed
-    half-way; so the tables are made beside the place and moved there.
-    """
-    target = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:////") or (target.is_file() and target.stat().st_size):
-        return
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{target.name}.*.tmp"):
-        left.unlink()  # of a process that was killed; the lock says that none is at it now
-    staged = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    location = artifact_location(uri, "Default")
-    SqlAlchemyStore(f"sqlite:///{staged}", location).engine.dispose()
-    staged.replace(target)
-
-
-def quieten() -> None:
-    """Keep the libraries' chatter (migrations, run links) out of the log."""
-    import logging
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"

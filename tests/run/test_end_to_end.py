@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -208,6 +209,33 @@ def test_the_other_stages(tiny: Callable[..., Plan], capfd: pytest.CaptureFixtur
     assert "eval_perplexity" in capfd.readouterr().out
     assert run.status() is Status.FINISHED
     assert rows("mlflow.db", "select status from runs") == [("FINISHED",)]
+
+
+@pytest.mark.slow
+def test_a_storm_of_kills(tiny: Callable[..., Plan], work: Path) -> None:
+    """A checkpoint every step, so that about every second kill falls into a save."""
+    often = ("trainer.max_steps=120", "trainer.log_every=1", "checkpoint.every=1")
+    plan = tiny(*often, "tracking=none", "evaluation=end")
+    run = RunFolder(plan.run_folder)
+    chance = random.Random(0)  # noqa: S311 - moments, not secrets
+    reached = 0
+    for _ in range(6):
+        process = driver(plan, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for_step(run, reached + 5)
+        time.sleep(chance.uniform(0, 0.2))
+        os.kill(run.record().pid, signal.SIGKILL)
+        assert process.wait(60) == 1
+        newest = run.checkpoints()[0].step
+        assert newest >= reached  # nothing whole is ever lost
+        reached = max(row.step for row, _ in journal.read(run.journal))
+        assert reached - newest <= 2
+    assert run_plan(plan, quiet=True).exit_code == 0
+
+    whole = tiny(*often, "tracking=none", "evaluation=end", f"paths.runs={work}/undisturbed")
+    undisturbed = RunFolder.create(whole)
+    torch.set_num_threads(1)
+    train(whole, undisturbed, NullTracker(), StopFlag())
+    assert weights(run) == weights(undisturbed)
 
 
 @pytest.mark.slow

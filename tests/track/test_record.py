@@ -18,7 +18,8 @@ from llmforge.run.folder import RunFolder
 from llmforge.run.journal import Journal
 from llmforge.run.status import Status
 from llmforge.track.address import absolute_uri, artifact_location, public
-from llmforge.track.record import LONGEST_VALUE, MlflowRecord, create_database, parameters
+from llmforge.track.record import LONGEST_VALUE, MlflowRecord, parameters
+from llmforge.track.store import create_database
 
 MakeRun = Callable[[Plan], RunFolder]
 
@@ -221,7 +222,7 @@ def test_two_processes_may_create_one_database(plan: Plan, make_run: MakeRun) ->
 def test_a_database_is_made_whole_or_not_at_all(work: Path) -> None:
     code = (
         "import sys\n"
-        "from llmforge.track.record import create_database\n"
+        "from llmforge.track.store import create_database\n"
         "import mlflow.store.tracking.sqlalchemy_store\n"
         "print('go', flush=True)\n"
         "create_database(sys.argv[1])\n"

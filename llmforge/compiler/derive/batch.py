@@ -123,6 +123,8 @@ def derive_intervals(context: Context) -> Step:
     share = share_of(spec.schedule.warmup)
     if share is not None:
         steps = math.ceil(share * facts.steps - _DUST)
+        if share < 1:
+            steps = min(steps, facts.steps - 1)  # of a run of one step nothing is warm-up
         why = f"{spec.schedule.warmup} of {facts.steps} steps"
         found.append(Derived("schedule.warmup", steps, why, ("estimate.steps",)))
     return Step(tuple(found))

@@ -175,5 +175,14 @@ def test_a_quarter_comes_four_times_a_run(steps, unsolved):
     assert steps // every >= 4
 
 
+@pytest.mark.parametrize(("share", "warmup"), [("3%", 0), ("99%", 0), ("100%", 1)])
+def test_a_share_of_warm_up_leaves_a_step_at_the_peak(share, warmup, unsolved):
+    context = unsolved({"schedule.warmup": share}, facts=Facts(steps=1, steps_per_epoch=1))
+
+    solved = context.apply(derive_intervals(context), "derive_intervals", Origins())
+
+    assert solved.spec.schedule.warmup == warmup
+
+
 def test_intervals_of_a_run_of_unknown_length_stay(unsolved):
     assert derive_intervals(unsolved(facts=Facts())).values == ()
