@@ -53,7 +53,14 @@ def step_times(ends: list[float]) -> list[float]:
 
 def worker_side(plan: Any, prepared: Any, folder: Path) -> list[float]:
     """The Trainer with everything the worker hangs on it."""
-    from llmforge.build.callbacks import ProgressCallback, StopCallback, TrackerCallback
+    from llmforge.build.callbacks import (
+        EpochOrder,
+        EvaluationApart,
+        LastStepCallback,
+        ProgressCallback,
+        StopCallback,
+        TrackerCallback,
+    )
     from llmforge.build.progress import Pace
     from llmforge.run.signals import StopFlag
 
@@ -64,13 +71,18 @@ def worker_side(plan: Any, prepared: Any, folder: Path) -> list[float]:
     recorder, pace = Recorder(run, tracker), Pace(1000.0)
     recorder.attempt(1, 0)
     clock = Clock()
+    apart = EvaluationApart()
     callbacks = [
+        LastStepCallback(),
         ProgressCallback(Screen(None), pace),
         TrackerCallback(recorder, pace),
+        EpochOrder(),
+        apart,
         StopCallback(StopFlag()),
         clock,
     ]
     trainer = build_trainer(plan, parts, folder, callbacks)
+    apart.trainer = trainer
     set_seed(plan.settings["seed"])
     trainer.train()
     from llmforge.run.status import Status
@@ -134,9 +146,9 @@ def main() -> None:
         print(f"bare loop  {statistics.median(bares):7.3f}   ({min(bares):.3f}-{max(bares):.3f})")
         print(f"worker     {statistics.median(workers):7.3f}   "
               f"({min(workers):.3f}-{max(workers):.3f})")  # fmt: skip
+        ratio = statistics.median(w / b for w, b in zip(workers, bares, strict=True))
         print(f"over it    {statistics.median(differences):7.3f}   "
-              f"({min(differences):.3f}-{max(differences):.3f}), ratio "
-              f"{statistics.median(w / b for w, b in zip(workers, bares, strict=True)):.2f}")  # fmt: skip
+              f"({min(differences):.3f}-{max(differences):.3f}), ratio {ratio:.2f}")  # fmt: skip
 
 
 if __name__ == "__main__":

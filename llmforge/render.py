@@ -39,7 +39,11 @@ def findings_text(found: Sequence[Diagnostic], colour: bool = False) -> str:
         if n
     ]
     if counts:
-        blocks.append(", ".join(counts) + ("; nothing was started" if errors else ""))
+        # LF8 and LF9 are told by a run that did start
+        started = any(d.code.startswith(("LF8", "LF9")) for d in found)
+        blocks.append(
+            ", ".join(counts) + ("; nothing was started" if errors and not started else "")
+        )
     return "\n\n".join(blocks)
 
 

@@ -12,7 +12,8 @@ import pytest
 CHECKOUT = Path(__file__).parents[1]
 PROBE = (
     "import llmforge, llmforge.compose as c; "
-    "print(llmforge.__file__); print(c.config_root()); print(llmforge.compile(['tracking=none']).name)"
+    "print(llmforge.__file__); print(c.config_root()); "
+    "print(llmforge.compile(['tracking=none']).name)"
 )
 
 
@@ -75,9 +76,7 @@ def test_wheel_carries_conf_inside_the_package(python: Path, copy: Path, tmp_pat
     assert {p.relative_to(root) for p in root.rglob("*.yaml")} == shipped
 
 
-def test_editable_install_uses_the_checkouts_conf(
-    python: Path, copy: Path, tmp_path: Path
-) -> None:
+def test_editable_install_uses_the_checkouts_conf(python: Path, copy: Path, tmp_path: Path) -> None:
     run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-build-isolation",
         "--editable", str(copy), cwd=tmp_path)  # fmt: skip
 

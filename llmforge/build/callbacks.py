@@ -20,6 +20,7 @@ from llmforge.build.stopping import EpochOrder, EvaluationApart, StopCallback
 __all__ = [
     "EpochOrder",
     "EvaluationApart",
+    "LastStepCallback",
     "ProgressCallback",
     "Record",
     "StopCallback",
@@ -55,6 +56,21 @@ class TrackerCallback(TrainerCallback):  # type: ignore[misc]
         if "loss" in logs and self._pace.tokens_per_second:
             kept["tokens_per_second"] = self._pace.tokens_per_second
         self._record(kept, state.global_step)
+
+
+class LastStepCallback(TrainerCallback):  # type: ignore[misc]
+    """Records the last step, whatever the interval: it holds the loss that the run ends with.
+
+    On every rank, since logging gathers the loss over all of them.
+    """
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask for a log line at the end, unless logging is off."""
+        del kwargs
+        if state.global_step >= state.max_steps and args.logging_strategy != "no":
+            control.should_log = True
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]

@@ -76,6 +76,7 @@ def train(
     from llmforge.build.callbacks import (
         EpochOrder,
         EvaluationApart,
+        LastStepCallback,
         ProgressCallback,
         StopCallback,
         TrackerCallback,
@@ -98,7 +99,7 @@ def train(
         pace = Pace(tokens_per_step(plan, prepared.report))
         progress, apart = ProgressCallback(screen, pace), EvaluationApart()
         watching = [progress, TrackerCallback(recorder, pace)] if is_main() else []
-        callbacks = [*watching, EpochOrder(), apart, StopCallback(stop)]
+        callbacks = [LastStepCallback(), *watching, EpochOrder(), apart, StopCallback(stop)]
         trainer = build_trainer(plan, parts, run.checkpoint_folder, callbacks)
         apart.trainer = trainer
 
