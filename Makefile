@@ -7,7 +7,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP = $(VENV)/.installed
 TORCH = $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 
-.PHONY: demo test setup lint unit slow gallery generate clean
+.PHONY: demo test setup lint unit slow generate clean
 
 demo: setup
 	$(VENV)/bin/llmforge train
@@ -35,9 +35,11 @@ unit: setup
 slow: setup
 	$(VENV)/bin/python -m pytest -m slow -q
 
-# checked-in files that are made from the code; a test fails when they are stale
+# checked-in files that are made from the code; a test fails when they are stale. Read the diff.
 generate: setup
 	$(VENV)/bin/python -m llmforge.schema.export
+	LLMFORGE_UPDATE_GALLERY=1 LLMFORGE_UPDATE_GOLDEN=1 \
+		$(VENV)/bin/python -m pytest -q tests/diagnostics tests/golden
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

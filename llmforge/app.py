@@ -35,6 +35,10 @@ def hydra_train(args: Sequence[str]) -> int:
     sys.argv = ["llmforge train", *(w for d in dirs[:1] for w in ("--config-dir", d)), *rest]
     try:
         run()
+    except SystemExit as refused:
+        # our job never raises: what Hydra ends with is a command line it could not compose
+        if refused.code not in (0, None):
+            return 2
     finally:
         sys.argv = saved
     return _EXIT["worst"]
@@ -44,10 +48,9 @@ def _run(overrides: list[str], dirs: list[str]) -> int:
     from llmforge import render
     from llmforge.compiler.passes import compile_plan
     from llmforge.diagnostics import ConfigRefused
-    from llmforge.run.launch import run_plan
 
     try:
-        outcome = run_plan(compile_plan(overrides, dirs), "train")
+        outcome = compile_plan(overrides, dirs).run()
         code = outcome.exit_code
         found = [outcome.diagnostic] if outcome.diagnostic else []
     except ConfigRefused as refusal:

@@ -232,7 +232,8 @@ def _diff(parsed: argparse.Namespace) -> int:
 
 
 def _stage(parsed: argparse.Namespace) -> int:
-    from llmforge.refs import check_here, plan_to_run
+    from llmforge.refs import plan_to_run
+    from llmforge.run.preflight import check_here
 
     plan = plan_to_run(parsed) or _compiled(parsed)
     if parsed.verb != "prepare":  # tokenising needs no device

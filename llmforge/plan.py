@@ -105,9 +105,14 @@ class Plan:
         Returns:
             What came of it: status, exit code, folder, result. A failed run is an outcome with a
             diagnostic, not an exception.
+
+        Raises:
+            ConfigRefused: this machine does not have the plan's hardware (LF408).
         """
         from llmforge.run.launch import run_plan
+        from llmforge.run.preflight import check_here
 
+        check_here(self)
         return run_plan(self, "train", quiet=quiet)
 
     def leaves(self) -> Iterator[tuple[str, Any]]:
@@ -200,8 +205,13 @@ def stage_fingerprints(spec: RunSpec, identity: Mapping[str, Any]) -> dict[str, 
             if stage != "prepare"
             else {key: value for key, value in identity.items() if key != "model"}
         )
+        settings = dict(_chosen(spec, effects))
+        if stage != "prepare" and spec.checkpoint.best is not None:
+            # when the best state is looked for decides which one is found
+            settings["evaluation.every"] = spec.evaluation.every
+            settings["checkpoint.every"] = spec.checkpoint.every
         found[stage] = canonical_digest(
-            {"code": CODE_VERSION, "identity": parts, "settings": dict(_chosen(spec, effects))}
+            {"code": CODE_VERSION, "identity": parts, "settings": settings}
         )
     return found
 

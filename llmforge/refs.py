@@ -93,44 +93,6 @@ def plan_to_run(parsed: argparse.Namespace) -> Plan | None:
     return load_plan(parsed.plan) if parsed.plan else run_of(parsed.ref).plan()
 
 
-def check_here(plan: Plan) -> None:
-    """Refuse a plan whose hardware this machine does not have.
-
-    Raises:
-        ConfigRefused: LF408.
-    """
-    from llmforge.compiler.facts.hardware import probe_hardware
-
-    wanted = plan.settings["hardware"]
-    here = probe_hardware()
-    if wanted["device"] == "cuda" and here["device"] != "cuda":
-        raise ConfigRefused(
-            [
-                Diagnostic(
-                    "LF408",
-                    f"the plan is for {wanted['count']} x {wanted['name']}; this machine has no "
-                    "GPU",
-                    key="hardware.name",
-                    origins=plan.origins.chain("hardware.name"),
-                    hint="hardware=auto",
-                )
-            ]
-        )
-    needed = plan.settings["launch"]["processes"]
-    if wanted["device"] == "cuda" and needed > here["count"]:
-        raise ConfigRefused(
-            [
-                Diagnostic(
-                    "LF408",
-                    f"the plan runs {needed} processes; this machine has {here['count']} GPUs",
-                    key="launch.processes",
-                    origins=plan.origins.chain("launch.processes"),
-                    hint=f"launch.processes={here['count']}",
-                )
-            ]
-        )
-
-
 def load_run(run: Outcome | str | Path, dtype: str | None = None) -> tuple[Any, Any]:
     """See `llmforge.load`."""
     from llmforge.build.load import load

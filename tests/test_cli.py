@@ -361,3 +361,10 @@ def test_shell_completion(line, words, tmp_path):
     ran = shell("llmforge -sc query=bash", tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
 
     assert ran.stdout.split() == words
+
+
+def test_a_command_line_that_hydra_cannot_compose_is_refused(tmp_path):
+    ran = shell("llmforge train -m optimizer=adamv tracking=none", tmp_path)
+
+    assert ran.returncode == 2
+    assert "adamv" in ran.stderr

@@ -244,6 +244,15 @@ def test_template_file_that_changed_runs_everything_again(work):
     assert changed(before, after) == ALL
 
 
+def test_when_the_best_state_is_looked_for_decides_the_weights(compiled):
+    often, seldom = (
+        compiled("checkpoint=best", f"evaluation.every={n}", f"checkpoint.every={n}")
+        for n in (10, 50)
+    )
+
+    assert changed(often, seldom) == {"train", "evaluate"}
+
+
 def test_canonical_digest_does_not_see_the_order_of_keys():
     assert canonical_digest({"a": 1, "b": [1, 2]}) == canonical_digest({"b": [1, 2], "a": 1})
     assert canonical_digest({"a": [1, 2]}) != canonical_digest({"a": [2, 1]})

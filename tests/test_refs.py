@@ -11,7 +11,6 @@ from llmforge.diagnostics import ConfigRefused
 from llmforge.plan import Plan
 from llmforge.refs import (
     _asked_for,
-    check_here,
     final_model,
     load_plan,
     plan_of,
@@ -148,29 +147,3 @@ def test_table_of_runs(plan):
 
 
 # -- the machine -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("plan_for", "gpus", "message"),
-    [
-        (("hardware=cpu",), 0, None),
-        (("hardware=cpu",), 2, None),
-        (("hardware=h200",), 1, None),
-        (("hardware=h200",), 0, "the plan is for 1 x NVIDIA H200; this machine has no GPU"),
-        (
-            ("hardware=h200", "hardware.count=8", "launch=torchrun"),
-            4,
-            "the plan runs 8 processes; this machine has 4 GPUs",
-        ),
-    ],
-)
-def test_plan_runs_where_its_hardware_is(plan_for, gpus, message, compiled, monkeypatch):
-    machine = {"device": "cuda" if gpus else "cpu", "count": gpus or 1}
-    monkeypatch.setattr("llmforge.compiler.facts.hardware.probe_hardware", lambda: machine)
-    plan = compiled(*plan_for)
-
-    if message is None:
-        check_here(plan)
-    else:
-        found = refused(check_here, plan)
-        assert (found.code, found.message) == ("LF408", message)

@@ -30,7 +30,7 @@ def sweep(text: str, raw: HydraOverride) -> Diagnostic:
         key=raw.key_or_group.replace("/", "."),
         origins=(Origin("override", text),),
         notes=tuple(notes),
-        hint=f"-m {shlex.quote(text)}",
+        hint=f"llmforge train -m {shlex.quote(text)}",
     )
 
 

@@ -257,6 +257,18 @@ def test_deepspeed_gets_every_number_of_the_plan(compiled):
     }
 
 
+@pytest.mark.parametrize("offload", [False, True])
+def test_fsdp_is_known_to_accelerate(offload, compiled, tmp_path):
+    override = f"fsdp.offload={str(offload).lower()}"
+    lowered = compiled(*EIGHT, "fsdp=full_shard", override).lowered["training_arguments"]
+
+    made = TrainingArguments(str(tmp_path), fsdp=True, fsdp_config=lowered["fsdp_config"])
+
+    assert made.fsdp_plugin_args["fsdp_version"] == 2
+    assert made.fsdp_plugin_args["reshard_after_forward"] is True
+    assert made.fsdp_plugin_args.get("cpu_offload", False) is offload
+
+
 def test_fsdp_shards_and_gathers(compiled):
     lowered = compiled(*EIGHT, "fsdp=full_shard").lowered["training_arguments"]
 

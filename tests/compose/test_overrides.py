@@ -57,12 +57,12 @@ def test_a_nest_too_deep_for_the_parser(draft, only):
 @pytest.mark.parametrize(
     ("text", "key", "hint"),
     [
-        ("seed=1,2", "seed", "-m seed=1,2"),
-        ("seed=choice(1,2)", "seed", "-m 'seed=choice(1,2)'"),
-        ("seed=range(1,5)", "seed", "-m 'seed=range(1,5)'"),
-        ("trainer.lr=interval(0,1)", "trainer.lr", "-m 'trainer.lr=interval(0,1)'"),
-        ("lora=none,small", "lora", "-m lora=none,small"),
-        ("lora=glob(*)", "lora", "-m 'lora=glob(*)'"),
+        ("seed=1,2", "seed", "llmforge train -m seed=1,2"),
+        ("seed=choice(1,2)", "seed", "llmforge train -m 'seed=choice(1,2)'"),
+        ("seed=range(1,5)", "seed", "llmforge train -m 'seed=range(1,5)'"),
+        ("trainer.lr=interval(0,1)", "trainer.lr", "llmforge train -m 'trainer.lr=interval(0,1)'"),
+        ("lora=none,small", "lora", "llmforge train -m lora=none,small"),
+        ("lora=glob(*)", "lora", "llmforge train -m 'lora=glob(*)'"),
     ],
 )
 def test_a_sweep_in_a_single_run(draft, only, text, key, hint):

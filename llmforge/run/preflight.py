@@ -1,0 +1,47 @@
+"""Before a worker is started: is this the machine that the plan is for?
+
+In: a plan. Out: nothing, or a refusal (LF408). Hardware is looked up without torch.
+"""
+
+from __future__ import annotations
+
+from llmforge.diagnostics import ConfigRefused, Diagnostic
+from llmforge.plan import Plan
+
+
+def check_here(plan: Plan) -> None:
+    """Refuse a plan whose hardware this machine does not have.
+
+    Raises:
+        ConfigRefused: LF408.
+    """
+    from llmforge.compiler.facts.hardware import probe_hardware
+
+    wanted = plan.settings["hardware"]
+    here = probe_hardware()
+    if wanted["device"] == "cuda" and here["device"] != "cuda":
+        raise ConfigRefused(
+            [
+                Diagnostic(
+                    "LF408",
+                    f"the plan is for {wanted['count']} x {wanted['name']}; this machine has no "
+                    "GPU",
+                    key="hardware.name",
+                    origins=plan.origins.chain("hardware.name"),
+                    hint="hardware=auto",
+                )
+            ]
+        )
+    needed = plan.settings["launch"]["processes"]
+    if wanted["device"] == "cuda" and needed > here["count"]:
+        raise ConfigRefused(
+            [
+                Diagnostic(
+                    "LF408",
+                    f"the plan runs {needed} processes; this machine has {here['count']} GPUs",
+                    key="launch.processes",
+                    origins=plan.origins.chain("launch.processes"),
+                    hint=f"launch.processes={here['count']}",
+                )
+            ]
+        )
