@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run": GROUND | {"schema", "plan", "track"},
     "track": GROUND | {"plan", "run"},
     "stages": GROUND | {"schema", "plan", "run", "track", "build"},
-    "build": GROUND | {"schema", "plan", "samples", "stages"},
+    "build": GROUND | {"schema", "plan", "samples"},
     # the ways in import what a verb needs inside that verb
     "__init__": {"version"},
     "__main__": {"cli"},
@@ -65,7 +65,7 @@ MAY_IMPORT_LATER: dict[str, set[str]] = {
     "compiler": {"samples"},  # how many conversations the generator makes
     "codes": {"compiler"},  # rules explain themselves
     "refs": {"compiler", "run", "build", "stages", "render"},  # a reference may name anything
-    "run": {"stages", "build"},  # the worker's half
+    "run": {"stages", "build", "compiler"},  # the worker's half; which hardware is here
     "__init__": set(MAY_IMPORT),
     "cli": set(MAY_IMPORT),
     "app": set(MAY_IMPORT),

@@ -20,10 +20,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llmforge.build.model import check_safe_weights, dtype_of, set_stops
 from llmforge.build.parts import Parts
+from llmforge.build.prepared import sync
 from llmforge.build.tokenizer import open_tokenizer
 from llmforge.build.trainer import ForgeTrainer
 from llmforge.plan import Plan
-from llmforge.stages.prepare import sync
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base"

@@ -14,9 +14,9 @@ from datasets import Dataset
 from llmforge import registry
 from llmforge.build.collate import Collator
 from llmforge.build.errors import building
+from llmforge.build.prepared import Prepared
 from llmforge.build.tokenizer import open_tokenizer
 from llmforge.plan import Plan
-from llmforge.stages.prepare import Prepared
 
 
 @dataclass

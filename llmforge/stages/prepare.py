@@ -18,36 +18,18 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmforge import registry
 from llmforge.build.errors import DataChanged, DataRefused, building
+from llmforge.build.prepared import Prepared, sync
 from llmforge.plan import Plan
-
-if TYPE_CHECKING:
-    import datasets
 
 __all__ = ["DataChanged", "DataRefused", "Prepared", "prepare"]
 
 MANIFEST = "manifest.json"
 RECEIPT = "receipt.jsonl"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Samples ready to be trained on."""
-
-    folder: Path
-    tokenizer_folder: Path
-    train: datasets.Dataset
-    evaluation: datasets.Dataset | None
-    report: dict[str, Any]
-    """`train` and `evaluation` (or None): `rows`, `used`, `rejected` by reason, `truncated`,
-    `tokens`, `tokens_trained`, `tokens_masked`, `longest`; and `vocabulary`, `seconds`."""
-    reused: bool
-    """Found whole on disk; the data files were not read."""
 
 
 def prepare(plan: Plan) -> Prepared:
@@ -172,15 +154,6 @@ def _open(folder: Path, reused: bool) -> Prepared:
         report=json.loads((folder / "report.json").read_text(encoding="utf-8")),
         reused=reused,
     )
-
-
-def sync(path: Path) -> None:
-    """Flush a file or folder to the disk, so that a rename never outlives what it names."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _state(path: Path) -> tuple[int, int, int]:
