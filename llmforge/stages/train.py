@@ -73,6 +73,7 @@ def train(
     """
     from transformers import set_seed
 
+    from llmforge.build.adapter import trainable_share
     from llmforge.build.callbacks import (
         EpochOrder,
         EvaluationApart,
@@ -92,8 +93,8 @@ def train(
         if is_main():
             run.write_json("prepare.json", {**prepared.report, "reused": prepared.reused})
         parts = build_parts(plan, prepared)
-        trainable, total = count_parameters(parts.model)
-        screen.say(terminal.model_line(trainable, total))
+        weights = trainable_share(parts.model)
+        screen.say(terminal.model_line(weights["trainable"], weights["total"]))
 
         recorder = Recorder(run, tracker)
         pace = Pace(tokens_per_step(plan, prepared.report))
@@ -138,6 +139,7 @@ def finish(
     untrained: Mapping[str, float],
 ) -> dict[str, Any]:
     """Measure and keep the final model."""
+    from llmforge.build.adapter import trainable_share
     from llmforge.build.load import save_final
     from llmforge.run.hub import push
     from llmforge.stages.evaluate import evaluate
@@ -153,7 +155,8 @@ def finish(
     run.write_json("samples.json", figures.get("samples", []))
     draw_curve(run.journal, run.path / "curve.png", plan.run_id)
 
-    trainable, total = count_parameters(parts.model)
+    weights = trainable_share(parts.model)
+    trainable, total = weights["trainable"], weights["total"]
     found = outcome.surprises(plan, steps, trainable)
     if plan.settings["checkpoint"]["hub_push"]:
         screen.say(f"uploading to {plan.settings['checkpoint']['hub_repository']}")
@@ -227,15 +230,6 @@ def keep_state(trainer: Any, run: RunFolder) -> None:
     step = trainer.state.global_step
     if step and all(known.step != step for known in run.checkpoints()):
         trainer._save_checkpoint(trainer.model, trial=None)  # noqa: SLF001 - as the Trainer's own saving on a signal does
-
-
-def count_parameters(model: Any) -> tuple[int, int]:
-    """Trained and total parameters; a 4-bit weight counts as the numbers it stands for."""
-    if hasattr(model, "get_nb_trainable_parameters"):
-        trainable, total = model.get_nb_trainable_parameters()
-        return int(trainable), int(total)
-    each = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
-    return sum(n for n, trained in each if trained), sum(n for n, _ in each)
 
 
 def tokens_per_step(plan: Plan, report: Mapping[str, Any]) -> float:
