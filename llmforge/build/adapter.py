@@ -58,11 +58,12 @@ def wrap_lora(plan: Plan, model: Any) -> Any:
 def trainable_share(model: torch.nn.Module) -> dict[str, Any]:
     """`{"trainable": n, "total": m, "share": n / m}`, in parameters.
 
-    A 4-bit weight counts as the parameters it stands for, not as the bytes it is packed into.
+    A 4-bit weight counts as the parameters it stands for, not as the bytes it is packed into, and
+    one that ZeRO-3 has sharded counts whole.
     """
     trainable = total = 0
     for parameter in model.parameters():
-        count = parameter.numel()
+        count = getattr(parameter, "ds_numel", parameter.numel())
         state = getattr(parameter, "quant_state", None)
         if state is not None:
             count = int(torch.Size(state.shape).numel())

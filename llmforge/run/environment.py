@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -86,11 +87,28 @@ def worker_environment(plan: Plan, attempt: int, quiet: bool = False) -> dict[st
     if plan.settings["launch"]["kind"] == "local":
         # one process on one device: seeing several, the Trainer would spread over them by threads
         found["CUDA_VISIBLE_DEVICES"] = found.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        if plan.settings["deepspeed"]["kind"] != "none":
+            found |= _group_of_one()
     root = Path(llmforge.__file__).resolve().parent.parent
     if root.name not in ("site-packages", "dist-packages"):
         # a plain checkout: the worker finds the package where the driver did
         found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), found.get("PYTHONPATH")]))
     return found
+
+
+def _group_of_one() -> dict[str, str]:
+    """What a launcher would set for a single process: DeepSpeed joins a process group even alone,
+    and asks MPI for one when nobody named it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
 
 
 def _threads(plan: Plan) -> dict[str, str]:

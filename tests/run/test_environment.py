@@ -77,3 +77,16 @@ def test_a_working_copy_tells_its_commit(tmp_path: Path) -> None:
     assert found["dirty"] is False
     (tmp_path / "a").write_text("2")
     assert environment.git(tmp_path) == {"commit": found["commit"], "dirty": True}
+
+
+def test_deepspeed_alone_gets_a_process_group_of_one(compiled, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+    plain = environment.worker_environment(compiled(), 1)
+    sharded = environment.worker_environment(compiled("deepspeed=stage2"), 1)
+
+    assert "RANK" not in plain
+    assert (sharded["RANK"], sharded["WORLD_SIZE"]) == ("0", "1")
+    assert sharded["MASTER_ADDR"] == "127.0.0.1"
+    assert 0 < int(sharded["MASTER_PORT"]) < 65536
