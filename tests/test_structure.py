@@ -243,3 +243,9 @@ def test_module_is_short_and_says_what_it_is_for(module):
 def test_every_code_in_the_source_is_explained():
     used = {code for module in MODULES for code in re.findall(r'"(LF\d{3})"', module.read_text())}
     assert used == set(known_codes())
+
+
+def test_no_folder_of_tests_is_left_out_by_its_name(pytestconfig: pytest.Config) -> None:
+    """pytest skips folders called `build` unless told otherwise; ours holds tests."""
+    assert "build" not in pytestconfig.getini("norecursedirs")
+    assert list((PACKAGE.parent / "tests" / "build").glob("test_*.py"))
