@@ -7,7 +7,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP = $(VENV)/.installed
 TORCH = $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 
-.PHONY: demo test setup lint unit slow generate clean
+.PHONY: demo test setup postgres lint unit slow generate clean
 
 demo: setup
 	$(VENV)/bin/llmforge train
@@ -21,15 +21,22 @@ $(STAMP): constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] < (3, 13) else f"llmforge needs Python 3.11 or 3.12, this is {v[0]}.{v[1]}; try make PYTHON=python3.11")'
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt "$(TORCH)"
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,quantize]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,quantize,sql]'
 	touch $@
+
+# a real PostgreSQL for the tests that read from one; they are skipped where it cannot be had
+postgres:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null; } || \
+		echo "no PostgreSQL here: its tests are skipped"
 
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-unit: setup
+unit: setup postgres
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -q
 
 slow: setup

@@ -20,7 +20,23 @@ if TYPE_CHECKING:
     from llmforge.plan import Plan
     from llmforge.run.launch import Outcome
 
-__all__ = ["__version__", "compile", "load"]
+__all__ = ["BaseDataset", "__version__", "compile", "dataset", "from_list", "load", "transform"]
+
+_LATER = {
+    "BaseDataset": "llmforge.sources.functions",
+    "dataset": "llmforge.sources.functions",
+    "transform": "llmforge.sources.functions",
+    "from_list": "llmforge.sources.snapshot",
+}
+"""Names for people's own code and data, imported when somebody asks for them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module `llmforge` has no `{name}`")
+    import importlib
+
+    return getattr(importlib.import_module(_LATER[name]), name)
 
 
 def compile(  # noqa: A001 - the word of the field; `llmforge.compile` is how it is used
@@ -36,7 +52,9 @@ def compile(  # noqa: A001 - the word of the field; `llmforge.compile` is how it
         llmforge.diagnostics.ConfigRefused: with every finding.
     """
     from llmforge.compiler.passes import compile_plan
+    from llmforge.sources.sql import forget
 
+    forget()  # a notebook asks its database again
     return compile_plan(overrides, config_dirs)
 
 

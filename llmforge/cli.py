@@ -102,8 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     diff.flag("before", metavar="A", help="plan file, run, or 'overrides in quotes'")
     diff.flag("after", metavar="B").flag("--json", action="store_true").directories()
 
+    prepare = verb("prepare", _prepare, "make and store the tokenised data, and report on them")
+    prepare.composed().planned()
+    prepare.flag("--preview", type=int, default=0, metavar="N", help="show N samples with masks")
+
     for name, text in (
-        ("prepare", "make and store the tokenised data"),
         ("train", "run a plan; with nothing else, the built-in example"),
         ("evaluate", "measure a finished run again"),
     ):
@@ -231,16 +234,38 @@ def _diff(parsed: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _stage(parsed: argparse.Namespace) -> int:
+def _prepare(parsed: argparse.Namespace) -> int:
     from llmforge.refs import plan_to_run
-    from llmforge.run.preflight import check_here
+    from llmforge.run.launch import run_plan
+    from llmforge.run.ready import prepared_report
+    from llmforge.run.terminal import Screen
+    from llmforge.stages.report import tell
 
     plan = plan_to_run(parsed) or _compiled(parsed)
-    if parsed.verb != "prepare":  # tokenising needs no device
-        check_here(plan)
-    from llmforge.run.launch import run_plan
+    report = None if parsed.preview else prepared_report(plan)
+    if report is not None:
+        Screen(sys.stdout, sys.stderr).tell(tell(report))
+        return EXIT_DONE
+    outcome = run_plan(plan, "prepare", preview=parsed.preview)
+    if outcome.diagnostic is not None:
+        _tell([outcome.diagnostic])
+    return outcome.exit_code
 
-    outcome = run_plan(plan, parsed.verb)
+
+def _stage(parsed: argparse.Namespace) -> int:
+    from llmforge.refs import plan_to_run
+    from llmforge.run.launch import run_plan
+    from llmforge.run.preflight import check_here
+    from llmforge.run.ready import NotPrepared, settle
+
+    saved = plan_to_run(parsed)
+    plan = saved or _compiled(parsed)
+    check_here(plan)
+    try:
+        plan = settle(plan, None if saved else lambda: _compiled(parsed))
+        outcome = run_plan(plan, parsed.verb)
+    except NotPrepared as failed:
+        outcome = failed.outcome
     if outcome.diagnostic is not None:
         _tell([outcome.diagnostic])
     return outcome.exit_code

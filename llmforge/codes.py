@@ -114,6 +114,11 @@ CODES: dict[str, tuple[str, str]] = {
         "list that meets a mapping",
         "One file writes the key as a list and another as a mapping; the two cannot be merged.",
     ),
+    "LF121": (
+        "plugin that cannot be imported",
+        "A module named in `plugins` is not found or raises. It is looked for in the working "
+        "folder, in PYTHONPATH and among installed packages.",
+    ),
     "LF408": (
         "hardware of the plan is not here",
         "The plan was made for another machine. Compile it again here with `hardware=auto`, or "
@@ -150,6 +155,36 @@ CODES: dict[str, tuple[str, str]] = {
         "too few rows to hold some out",
         "The share is less than one conversation of any skill. A larger share or more rows are "
         "needed, or 0 to hold out none.",
+    ),
+    "LF511": (
+        "fold column that does not say which fold",
+        "`data.fold` names a column that says `train` or `valid` of each row. Another word "
+        "would put the row nowhere, and a second evaluation set would say it twice.",
+    ),
+    "LF512": (
+        "rows that cannot be used",
+        "Faulty rows are refused unless `data.max_bad_rows` lets some be left out; then this "
+        "is a warning, and the receipt of the prepared data lists each with its reason.",
+    ),
+    "LF514": (
+        "database that does not answer the question",
+        "The database is down, has no such table, or refuses the statement; its own message "
+        "is shown. Only statements that read are run.",
+    ),
+    "LF515": (
+        "function or class of your own that cannot be used",
+        "A transform or data set class is not registered, or raised. It is registered by a "
+        "module named in `plugins`.",
+    ),
+    "LF516": (
+        "condition that cannot be read",
+        "`data.select` holds conditions `COLUMN OPERATOR VALUE` with a JSON value, such as "
+        "`score >= 0.5` or `lang in ['en']` with double quotes.",
+    ),
+    "LF518": (
+        "weights that do not fit the sources",
+        "`data.weights` gives every source of a mix its share of the training rows, and names "
+        "nothing else.",
     ),
     "LF602": (
         "model folder that cannot be used",
@@ -224,6 +259,11 @@ CODES: dict[str, tuple[str, str]] = {
         "run that differs from its plan",
         "Steps or trained parameters were foretold otherwise. A warning: the result stands, the "
         "compiler is at fault.",
+    ),
+    "LF811": (
+        "packed samples that see each other",
+        "Changing one sample of a packed row moved the logits of another: the attention does "
+        "not keep them apart. Found by a check before the first step; nothing was trained.",
     ),
     "LF901": (
         "upload to the hub failed",

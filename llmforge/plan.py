@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PLAN_SCHEMA = 1
 """Version of the plan file's layout; a reader refuses one it does not know."""
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Bumped by hand when the same settings would give other results (other masks, other kernels):
 it enters every fingerprint, so stale prepared data and stale runs are never reused."""
 
@@ -66,10 +66,20 @@ class Plan:
     llmforge: str = ""
     """Version that compiled it."""
     plan_schema: int = PLAN_SCHEMA
+    config_dirs: tuple[str, ...] | None = field(default=None, compare=False)
+    """Option folders it was compiled with just now; None for one that was read from a file."""
 
     @property
     def name(self) -> str:
         return str(self.settings["name"])
+
+    @property
+    def settled(self) -> bool:
+        """Is its length exact? Packs are counted when the data are prepared; before that the plan
+        foretells its steps, and `llmforge train` prepares first."""
+        samples = self.facts["data"].get("samples")
+        needed = samples is not None and self.settings["trainer"]["max_steps"] is None
+        return not needed or bool(samples["exact"])
 
     @property
     def fingerprint(self) -> str:
@@ -107,13 +117,28 @@ class Plan:
             diagnostic, not an exception.
 
         Raises:
-            ConfigRefused: this machine does not have the plan's hardware (LF408).
+            ConfigRefused: this machine does not have the plan's hardware (LF408), or the plan was
+                saved before its data were prepared (LF513).
         """
+        from llmforge.compiler.passes import compile_plan
         from llmforge.run.launch import run_plan
         from llmforge.run.preflight import check_here
+        from llmforge.run.ready import NotPrepared, settle
 
+        dirs = self.config_dirs
+        again = None if dirs is None else lambda: compile_plan(self.overrides, dirs)
         check_here(self)
-        return run_plan(self, "train", quiet=quiet)
+        try:
+            return run_plan(settle(self, again, quiet), "train", quiet=quiet)
+        except NotPrepared as failed:
+            return failed.outcome
+
+    def data_parts(self) -> Iterator[dict[str, Any]]:
+        """The data files of the plan: `name`, `file`, `sha256`, `bytes`, `rows`."""
+        for source in self.facts["data"]["sources"].values():
+            yield from source["train"]
+            for parts in source["evaluation"].values():
+                yield from parts
 
     def leaves(self) -> Iterator[tuple[str, Any]]:
         """Every leaf with the key its origin stands under."""
@@ -122,7 +147,8 @@ class Plan:
             yield from leaves(getattr(self, part), part)
 
     def to_dict(self) -> dict[str, Any]:
-        out = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "origins"}
+        apart = ("origins", "config_dirs")
+        out = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         return {
             "plan_schema": out.pop("plan_schema"),
             "llmforge": out.pop("llmforge"),
@@ -189,7 +215,9 @@ def canonical_digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def stage_fingerprints(spec: RunSpec, identity: Mapping[str, Any]) -> dict[str, str]:
+def stage_fingerprints(
+    spec: RunSpec, identity: Mapping[str, Any], asked: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """Fingerprint of each stage, from the settings that reach it and the content behind paths.
 
     Args:
@@ -197,6 +225,9 @@ def stage_fingerprints(spec: RunSpec, identity: Mapping[str, Any]) -> dict[str, 
         identity: what stands behind paths and names: digests of data and model files, revisions.
             `data` entries reach every stage, `model` entries reach `prepare` only through the
             tokenizer (key `tokenizer`).
+        asked: settings that follow from the number of samples, as they were asked for: `25%` and
+            not 120 steps. The number itself follows from the identity and the other settings, and
+            may not be known before the samples are prepared.
     """
     found: dict[str, str] = {}
     for stage, effects in STAGE_EFFECTS.items():
@@ -205,11 +236,16 @@ def stage_fingerprints(spec: RunSpec, identity: Mapping[str, Any]) -> dict[str, 
             if stage != "prepare"
             else {key: value for key, value in identity.items() if key != "model"}
         )
-        settings = dict(_chosen(spec, effects))
+        chosen = dict(_chosen(spec, effects))
+        asked = asked or {}
+        settings = {key: asked.get(key, value) for key, value in chosen.items()}
         if stage != "prepare" and spec.checkpoint.best is not None:
             # when the best state is looked for decides which one is found
-            settings["evaluation.every"] = spec.evaluation.every
-            settings["checkpoint.every"] = spec.checkpoint.every
+            for key, value in (
+                ("evaluation.every", spec.evaluation.every),
+                ("checkpoint.every", spec.checkpoint.every),
+            ):
+                settings[key] = asked.get(key, value)
         found[stage] = canonical_digest(
             {"code": CODE_VERSION, "identity": parts, "settings": settings}
         )
@@ -222,5 +258,8 @@ def _chosen(spec: Spec, effects: tuple[Effect, ...], prefix: str = "") -> Iterat
         value = getattr(spec, name)
         if isinstance(value, Spec):
             yield from _chosen(value, effects, f"{prefix}{name}.")
+        elif isinstance(value, dict) and any(isinstance(inner, Spec) for inner in value.values()):
+            for key, inner in value.items():
+                yield from _chosen(inner, effects, f"{prefix}{name}.{key}.")
         elif type(spec).effect_of(name) in effects:
             yield f"{prefix}{name}", value

@@ -123,6 +123,78 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+QUESTIONS = [
+    {"question": f"What is {number} + {number}?", "answer": str(2 * number)}
+    for number in range(200)
+]
+
+
+@pytest.fixture(scope="session")
+def every_kind(bench: Path) -> dict[str, tuple[str, ...]]:
+    """By option of `conf/data`: overrides that read the same questions, from the bench folder."""
+    import csv
+    import sqlite3
+
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    for name, delimiter in (("csv", ","), ("tsv", "\t")):
+        with (bench / f"questions.{name}").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ("question", "answer"), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(QUESTIONS)
+    lines = [json.dumps(row) for row in QUESTIONS]
+    (bench / "questions.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (bench / "questions.json").write_text(json.dumps(QUESTIONS), encoding="utf-8")
+    (bench / "questions.txt").write_text("\n".join(lines), encoding="utf-8")
+    (bench / "folder").mkdir()
+    shutil.copy(bench / "questions.jsonl", bench / "folder" / "train.jsonl")
+    table = pa.Table.from_pylist(QUESTIONS)
+    parquet.write_table(table, bench / "questions.parquet")
+    (bench / "saved").mkdir()
+    for place in ("questions.arrow", "saved/data.arrow"):
+        with pa.ipc.new_stream(str(bench / place), table.schema) as writer:
+            writer.write_table(table)
+    state = json.dumps({"_data_files": [{"filename": "data.arrow"}]})
+    (bench / "saved/state.json").write_text(state, encoding="utf-8")
+    with sqlite3.connect(bench / "questions.db") as database:
+        database.execute("create table qa (id integer primary key, question text, answer text)")
+        database.executemany(
+            "insert into qa (question, answer) values (:question, :answer)", QUESTIONS
+        )
+    database.close()
+    (bench / "bench_plugin.py").write_text(
+        "import json\n"
+        "from llmforge.sources.functions import BaseDataset, dataset, transform\n\n"
+        '@dataset("bench_questions")\n'
+        "class Questions(BaseDataset):\n"
+        "    @classmethod\n"
+        "    def get_data(cls):\n"
+        "        with open('questions.json') as file:\n"
+        "            return json.load(file), None\n\n"
+        '@transform("bench_shout")\n'
+        "def shout(row):\n"
+        "    return {**row, 'question': row['question'].upper()}\n",
+        encoding="utf-8",
+    )
+    columns = ("data.fields.prompt=question", "data.fields.completion=answer")
+    one = "{kind: jsonl, train: questions.jsonl, "
+    one += "fields: {prompt: question, completion: answer}}"
+    return {
+        **{
+            kind: (f"data={kind}", f"data.train=questions.{kind}", *columns)
+            for kind in ("jsonl", "json", "csv", "tsv", "parquet", "arrow")
+        },
+        "text": ("data=text", "data.train=questions.txt"),
+        "saved": ("data=saved", "data.path=saved", "data.train=null", *columns),
+        "hub": ("data=hub", "data.id=./folder", *columns),
+        "sql": ("data=sql", "data.url=sqlite:///questions.db", "data.train=qa", *columns),
+        "class": ("data=class", "data.name=bench_questions", "plugins=[bench_plugin]", *columns),
+        "mix": ("data=mix", f"data.sources={{one: {one}, two: {one}}}"),
+        "builtin": (),
+    }
+
+
 @pytest.fixture(scope="session")
 def compiled(bench: Path) -> Callable[..., Plan]:
     """`compiled("lora=small", "hardware=cpu")`: a plan made in the bench folder, cached.

@@ -23,11 +23,6 @@ OPTIONS = [(group, option) for group in groups() for option in options(group)]
 NEEDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("model", "folder"): ("model.path=tiny",),
     ("model", "hub"): ("model.id=example/none",),
-    ("data", "jsonl"): (
-        "data.train=qa.jsonl",
-        "data.fields.prompt=question",
-        "data.fields.completion=answer",
-    ),
     ("collator", "completion"): (
         "data=jsonl",
         "data.train=qa.jsonl",
@@ -62,8 +57,9 @@ def shown(file: Path) -> str:
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda o: getattr(o, "name", o))
-def test_option_compiles(group, option, compiled):
-    plan = compiled(f"{group}={option.name}", *NEEDS.get((group, option.name), ()))
+def test_option_compiles(group, option, compiled, every_kind):
+    needed = (*every_kind[option.name][1:],) if group == "data" else ()
+    plan = compiled(f"{group}={option.name}", *needed, *NEEDS.get((group, option.name), ()))
 
     assert plan.estimate["steps"] > 0
 

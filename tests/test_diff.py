@@ -109,16 +109,17 @@ def test_nothing_would_run_again(plans):
 
 def test_content_that_changed_behind_an_unchanged_path(compiled):
     before = compiled("experiment=gsm8k", "data.train=qa.jsonl")
-    digest = before.facts["identity"]["data"]["train"]
+    digest = before.facts["identity"]["data"]["data"]["train"]
+    other = {"data": {"train": ["x"], "evaluation": {}}}
     after = dataclasses.replace(
         before,
-        facts={**before.facts, "identity": {**before.facts["identity"], "data": {"train": ["x"]}}},
+        facts={**before.facts, "identity": {**before.facts["identity"], "data": other}},
         stages=dict.fromkeys(before.stages, "x"),
     )
 
     found = diff(before, after)
 
-    assert ("data", "content.data.train", digest, ["x"]) in changes(found)
+    assert ("data", "content.data.data.train", digest, ["x"]) in changes(found)
     assert found.stages == ("prepare", "train", "evaluate")
 
 

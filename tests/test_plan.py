@@ -262,25 +262,41 @@ def test_canonical_digest_does_not_see_the_order_of_keys():
 
 # -- every field of the schema -----------------------------------------------------------------
 
+# `data=csv` stands for all that the option needs, see `every_kind`
 OPTIONS = [
-    (), ("model=folder", "model.path=tiny", "lora=small", "quantization=8bit", "hardware=h200"),
-    ("model=hub", "model.id=example/none"), ("optimizer=adafactor", "schedule=linear"),
-    ("optimizer=adamw_8bit", "schedule=constant"), ("optimizer=sgd", "collator=lm"),
+    (), ("model=folder", "model.path=tiny", "lora=small", "quantization=8bit", "hardware=h200",
+         "data=csv"),
+    ("model=hub", "model.id=example/none", "data=json"),
+    ("optimizer=adafactor", "schedule=linear", "data=parquet", "collator=packed"),
+    ("optimizer=adamw_8bit", "schedule=constant", "data=arrow"),
+    ("optimizer=sgd", "collator=lm", "data=text"),
     ("experiment=gsm8k", "data.train=qa.jsonl", "tracking=none"),
-    ("hardware=h200", "hardware.count=2", "launch=torchrun", "deepspeed=stage3"),
-    ("hardware=h200", "hardware.count=2", "launch=torchrun", "fsdp=full_shard"),
+    ("hardware=h200", "hardware.count=2", "launch=torchrun", "deepspeed=stage3", "data=sql"),
+    ("hardware=h200", "hardware.count=2", "launch=torchrun", "fsdp=full_shard", "data=saved"),
+    ("data=hub",), ("data=class",), ("data=mix",),
 ]  # fmt: skip
+
+
+def whole(overrides: tuple[str, ...], every_kind: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(
+        found
+        for given in overrides
+        for found in (every_kind[given[5:]] if given.startswith("data=") else (given,))
+    )
+
 
 CANDIDATES = [
     True, False, None, 3, 4, 8, 16, 32, 300, 0.125, 0.25, 0.5, "auto", "x", "env:OTHER", "2GB",
     "last", "all", "eager", "sdpa", "llama", "opt", "text", "messages", "right", "left", "refuse",
     "float32", "bfloat16", "none", "all_only", "lora_only", "minimize", "maximize", "cuda", "cpu",
-    "nf4", "fp4", "a/b", ["x"], ["y"], [0.5, 0.5], 1, 2,
+    "nf4", "fp4", "a/b", ["x"], ["y"], [0.5, 0.5], 1, 2, "train", "drop", "best_fit", "first",
+    "paragraph", {"human": "user"}, {"one": 1.0, "two": 2.0},
 ]  # fmt: skip
 
 
 def fields(settings: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Paths of all leaves but the kinds, which change what other fields there are."""
+    """Paths of all leaves but the kinds, which change what other fields there are, and what can
+    have one value only."""
     spec = parse(settings)[0]
     assert spec is not None
 
@@ -289,7 +305,10 @@ def fields(settings: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             value = getattr(part, name)
             if isinstance(value, Spec):
                 yield from below(value, (*path, name))
-            elif name != "kind":
+            elif name == "sources":
+                for key, source in value.items():
+                    yield from below(source, (*path, name, key))
+            elif name != "kind" and value != "mixed":
                 yield (*path, name)
 
     yield from below(spec, ())
@@ -302,13 +321,13 @@ def with_value(settings: dict[str, Any], path: tuple[str, ...], value: Any) -> d
 
 def effect_at(spec: Spec, path: tuple[str, ...]) -> Effect:
     for name in path[:-1]:
-        spec = getattr(spec, name)
+        spec = spec[name] if isinstance(spec, dict) else getattr(spec, name)
     return type(spec).effect_of(path[-1])
 
 
 @pytest.mark.parametrize("overrides", OPTIONS, ids=" ".join)
-def test_a_field_changes_exactly_the_stages_its_effect_says(overrides, compiled):
-    settings = compiled(*overrides).settings
+def test_a_field_changes_exactly_the_stages_its_effect_says(overrides, compiled, every_kind):
+    settings = compiled(*whole(overrides, every_kind)).settings
     identity = {"data": ["digest"], "model": {"config.json": "digest"}, "tokenizer": {}}
     spec = parse(settings)[0]
     before = stage_fingerprints(spec, identity)
@@ -323,10 +342,11 @@ def test_a_field_changes_exactly_the_stages_its_effect_says(overrides, compiled)
         assert {s for s in before if before[s] != after[s]} == expected, ".".join(path)
 
 
-def test_the_options_above_hold_every_kind(compiled):
+def test_the_options_above_hold_every_kind(compiled, every_kind):
     from llmforge.registry import kinds
 
-    seen = {s: {compiled(*o).settings[s].get("kind") for o in OPTIONS} for s in SECTIONS}
+    plans = [compiled(*whole(overrides, every_kind)) for overrides in OPTIONS]
+    seen = {s: {plan.settings[s].get("kind") for plan in plans} for s in SECTIONS}
 
     solved = {("collator", "auto"), ("hardware", "auto")}  # never in a plan
     missing = {(s, k) for s in SECTIONS for k in kinds(s) if k not in seen[s]}

@@ -24,7 +24,7 @@ from llmforge.codes import known_codes
 PACKAGE = Path(__file__).parents[1] / "llmforge"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"diagnostics", "origins", "registry", "version"}
+GROUND = {"diagnostics", "digests", "origins", "registry", "store", "version"}
 
 # part -> the parts it may import when it is imported itself
 MAY_IMPORT: dict[str, set[str]] = {
@@ -33,12 +33,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "origins": set(),
     "diagnostics": {"origins"},
     "registry": set(),
+    "digests": set(),
+    "store": set(),
     # the way from YAML to a plan; `plan` is the type the compiler fills, so it stands below it
     "schema": GROUND,
     "compose": GROUND,
     "samples": set(),
+    # rows: read by the compiler, which counts and refuses, and by the worker, which tokenises
+    "sources": GROUND | {"plugins", "schema"},
+    "plugins": {"diagnostics"},
     "plan": GROUND | {"schema"},
-    "compiler": GROUND | {"schema", "compose", "plan"},
+    "compiler": GROUND | {"schema", "compose", "plan", "plugins", "sources"},
     # what is told about plans
     "codes": {"compiler"},
     "render": GROUND | {"plan"},
@@ -47,10 +52,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": GROUND | {"compose", "compiler", "render"},
     "refs": GROUND | {"plan"},
     # the runner: it starts from a plan and never compiles
-    "run": GROUND | {"schema", "plan", "track"},
+    "run": GROUND | {"schema", "plan", "plugins", "track"},
     "track": GROUND | {"plan", "run"},
     "stages": GROUND | {"schema", "plan", "run", "track", "build"},
-    "build": GROUND | {"schema", "plan", "samples"},
+    "build": GROUND | {"schema", "plan", "plugins", "samples", "sources"},
     # the ways in import what a verb needs inside that verb
     "__init__": {"version"},
     "__main__": {"cli"},

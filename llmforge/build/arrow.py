@@ -1,138 +1,162 @@
-"""Tokenised rows to Arrow files on disk, in batches, every row accounted for.
+"""Tokenised rows to Arrow files on disk, batch by batch, every row accounted for.
 
-In: the rows of one side, a tokenizer, a plan. Out: a data set folder that is mapped into memory
-when it is opened, and a report in which rows = used + rejected. Rows are held a batch at a time.
+In: streams of rows, makers of samples. Out: one Arrow stream file per side, which is mapped into
+memory when it is opened; its part of the report, in which rows = used + rejected; and a line in the
+receipt for every row that was left out or cut.
 
-This module does not decide what carries loss (`tokenize.py`) or when data are made
-(`stages/prepare.py`).
+This module does not decide what carries loss (`tokenize.py`), what stops a run
+(`build/thresholds.py`) or when data are made (`stages/prepare.py`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-import datasets
+import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from llmforge import registry
-from llmforge.build.data import Row
+from llmforge.build.batches import Made, Makers, trained
+from llmforge.build.data import Item
 from llmforge.build.errors import DataRefused
-from llmforge.build.sample import Rejected, Sample, fit
-from llmforge.plan import Plan
-from llmforge.schema.data import CollatorSpec
 
-_BATCH = 1000
 _PLACES_SHOWN = 5
 
+HISTOGRAM_EDGES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+"""Upper ends of the length histogram's classes, in tokens; longer samples make the last class."""
 
-def write_split(
-    plan: Plan, tokenizer: Any, rows: Iterable[Row], folder: Path, receipt: TextIO
-) -> dict[str, Any]:
-    """Tokenise one side into `folder`; returns its part of the report.
-
-    Raises:
-        DataRefused: rows are too long and `collator.truncation` is `refuse`, or no row is left.
-    """
-    build = registry.component("collator", plan.spec.collator.kind).load_builder()
-    counts = _Counts(plan.spec.collator, receipt)
-    # what is asked of the model when it is evaluated, for people to read
-    with_prompt = folder.name == "evaluation"
-    schema = _schema(with_prompt)
-    stream = folder.with_suffix(".arrow")
-    with pa.OSFile(str(stream), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for batch in _batches(rows):
-            table: dict[str, list[Any]] = {name: [] for name in schema.names}
-            for row, made in zip(batch, build(batch, tokenizer, plan), strict=True):
-                sample = counts.take(row, made)
-                if sample is None:
-                    continue
-                table["input_ids"].append(sample.ids)
-                table["labels"].append(sample.labels)
-                table["length"].append(len(sample.ids))
-                table["source_row"].append(counts.rows - 1)
-                if with_prompt:
-                    table["prompt"].append(sample.prompt)
-            writer.write_batch(pa.record_batch(table, schema=schema))
-    counts.refuse_if_unusable(folder.name)
-    datasets.utils.disable_progress_bars()
-    datasets.Dataset.from_file(str(stream)).save_to_disk(folder)
-    stream.unlink()
-    return counts.report()
+Digests = np.ndarray[Any, np.dtype[np.uint64]]
 
 
-def _schema(with_prompt: bool) -> Any:
-    tokens = pa.list_(pa.int32())
-    columns = [("input_ids", tokens), ("labels", tokens), ("length", pa.int32())]
-    columns += [("source_row", pa.int64())]
-    return pa.schema(columns + ([("prompt", pa.string())] if with_prompt else []))
+class Side:
+    """One file being written: the training samples, or those of all evaluation sets."""
 
+    def __init__(self, path: Path, receipt: TextIO, longest: int, with_prompts: bool) -> None:
+        self._path, self._receipt, self._longest = path, receipt, longest
+        self._with_prompts = with_prompts
+        self._schema = _schema(with_prompts)
+        self._tokens = hashlib.sha256()
+        self._digests: list[Digests] = []
+        self._lengths: list[Any] = []
+        self.counts: dict[str, Counter[str]] = {}
+        self.rejected: dict[str, Counter[str]] = {}
+        self._refused: list[tuple[str, int]] = []
 
-class _Counts:
-    """What becomes of the rows of one side."""
+    def write(self, streams: Mapping[str, Iterable[Item]], makers: Makers) -> None:
+        """Write the samples of every stream, one after the other.
 
-    def __init__(self, spec: CollatorSpec, receipt: TextIO) -> None:
-        self._longest_allowed, self._truncation = int(spec.max_length), spec.truncation
-        self._receipt = receipt
-        self.rows = self.used = self.truncated = self.tokens = self.trained = self.longest = 0
-        self.rejected: Counter[str] = Counter()
-        self.refused: list[tuple[str, int]] = []
+        Raises:
+            DataRefused: rows are too long and `collator.truncation` is `refuse`.
+        """
+        with (
+            pa.OSFile(str(self._path), "wb") as sink,
+            pa.ipc.new_stream(sink, self._schema) as writer,
+        ):
+            for number, (name, items) in enumerate(streams.items()):
+                self.counts[name], self.rejected[name] = Counter(), Counter()
+                for batch, made in makers.made(items, self._with_prompts):
+                    self._account(name, batch, made)
+                    if made.lengths.size:
+                        writer.write_batch(self._record(made, name, number, len(batch)))
+        if self._refused:
+            raise DataRefused(_refusal(self._refused, self._longest))
 
-    def take(self, row: Row, made: Sample | Rejected) -> Sample | None:
-        """The sample as it is written, or None for a row that is not used."""
-        self.rows += 1
-        over = isinstance(made, Sample) and len(made.ids) > self._longest_allowed
-        if isinstance(made, Sample):
-            if over and self._truncation == "refuse":
-                self.refused.append((row.place, len(made.ids)))
-                return None
-            made = fit(made, self._longest_allowed, self._truncation)
-        if isinstance(made, Rejected):
-            self.rejected[made.reason] += 1
-            note = {"source": row.source, "line": row.line, "reason": made.reason}
-            self._receipt.write(json.dumps(note, ensure_ascii=False) + "\n")
-            return None
-        self.used += 1
-        self.truncated += over
-        self.tokens += len(made.ids)
-        self.trained += made.trained
-        self.longest = max(self.longest, len(made.ids))
-        return made
+    @property
+    def lengths(self) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """Tokens of every sample, in order."""
+        return np.concatenate(self._lengths) if self._lengths else np.empty(0, np.int32)
 
-    def refuse_if_unusable(self, side: str) -> None:
-        if self.refused:
-            raise DataRefused(_refusal(self.refused, self._longest_allowed))
-        if self.used == 0:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.rejected.items())
-            raise DataRefused(
-                f"no {side} row is left of {self.rows}: {reasons or 'there were none'}"
-            )
+    @property
+    def digests(self) -> Digests:
+        """64 bits of every sample's tokens, in order."""
+        return np.concatenate(self._digests) if self._digests else np.empty(0, np.uint64)
 
     def report(self) -> dict[str, Any]:
+        """What became of the rows, and how many tokens there are."""
+        total: Counter[str] = sum(self.counts.values(), Counter())
+        lengths = self.lengths
+        places = np.searchsorted(np.asarray(HISTOGRAM_EDGES), lengths)
+        classes = np.bincount(places, minlength=len(HISTOGRAM_EDGES) + 1)
         return {
-            "rows": self.rows,
-            "used": self.used,
-            "rejected": dict(sorted(self.rejected.items())),
-            "truncated": self.truncated,
-            "tokens": self.tokens,
-            "tokens_trained": self.trained,
-            "tokens_masked": self.tokens - self.trained,
-            "longest": self.longest,
+            **_told(total, sum(self.rejected.values(), Counter())),
+            "longest": int(lengths.max()) if lengths.size else 0,
+            "lengths": {"up_to": list(HISTOGRAM_EDGES), "samples": [int(n) for n in classes]},
+            "duplicates": int(lengths.size - np.unique(self.digests).size),
+            "token_digest": self._tokens.hexdigest(),
+            "sets": {name: _told(self.counts[name], self.rejected[name]) for name in self.counts},
         }
 
+    def _account(self, name: str, batch: list[Item], made: Made) -> None:
+        counts, rejected = self.counts[name], self.rejected[name]
+        counts["rows"] += len(batch)
+        for row, reason, detail in made.rejected:
+            rejected[reason] += 1
+            self._note(name, batch[row], reason, detail)
+        for row, tokens in made.cut.items():
+            self._note(name, batch[row], "cut", f"{tokens} tokens")
+        self._refused += [(batch[row].place, tokens) for row, tokens in made.too_long]
+        counts["used"] += len(batch) - len(made.rejected) - len(made.too_long)
+        counts["samples"] += len(made.lengths)
+        counts["truncated"] += len(made.cut)
+        counts["tokens"] += len(made.ids)
+        counts["tokens_trained"] += trained(made.labels)
+        counts["tokens_cut"] += sum(made.cut.values())
+        counts["ends_trained"] += made.ends
 
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    batch: list[Row] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    def _note(self, name: str, item: Item, reason: str, detail: str) -> None:
+        note = {"set": name, "source": item.source, "line": item.line, "reason": reason}
+        if detail:
+            note["detail"] = detail
+        self._receipt.write(json.dumps(note, ensure_ascii=False) + "\n")
+
+    def _record(self, made: Made, name: str, number: int, rows: int) -> Any:
+        offsets = np.zeros(len(made.lengths) + 1, np.int32)
+        np.cumsum(made.lengths, out=offsets[1:])
+        self._tokens.update(made.ids.tobytes())
+        self._tokens.update(made.labels.tobytes())
+        self._lengths.append(made.lengths)
+        self._digests.append(_digests(made.ids, offsets))
+        first = self.counts[name]["rows"] - rows  # of this batch; its rows are counted already
+        columns = [
+            pa.ListArray.from_arrays(pa.array(offsets), pa.array(made.ids)),
+            pa.ListArray.from_arrays(pa.array(offsets), pa.array(made.labels)),
+            pa.array(made.lengths),
+            pa.array(made.owners.astype(np.int64) + first),
+            pa.array(np.full(len(made.lengths), number, np.int16)),
+        ]
+        if self._with_prompts:
+            columns.append(pa.array(made.prompts, pa.string()))
+        return pa.record_batch(columns, schema=self._schema)
+
+
+def _schema(with_prompts: bool) -> Any:
+    tokens = pa.list_(pa.int32())
+    columns = [("input_ids", tokens), ("labels", tokens), ("length", pa.int32())]
+    columns += [("source_row", pa.int64()), ("set", pa.int16())]
+    return pa.schema(columns + ([("prompt", pa.string())] if with_prompts else []))
+
+
+def _digests(ids: Any, offsets: Any) -> Digests:
+    view = memoryview(ids).cast("B")
+    size = ids.itemsize
+    found = [
+        hashlib.blake2b(view[start * size : end * size], digest_size=8).digest()
+        for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+    ]
+    return np.frombuffer(b"".join(found), np.uint64)
+
+
+def _told(counts: Mapping[str, int], rejected: Mapping[str, int]) -> dict[str, Any]:
+    names = ("rows", "used", "samples", "truncated", "tokens", "tokens_trained", "tokens_cut",
+             "ends_trained")  # fmt: skip
+    told: dict[str, Any] = {name: int(counts.get(name, 0)) for name in names}
+    told["tokens_masked"] = told["tokens"] - told["tokens_trained"]
+    told["rejected"] = dict(sorted(rejected.items()))
+    return told
 
 
 def _refusal(refused: list[tuple[str, int]], longest: int) -> str:
@@ -141,5 +165,5 @@ def _refusal(refused: list[tuple[str, int]], longest: int) -> str:
     return (
         f"{len(refused)} rows are longer than collator.max_length={longest}: {shown}"
         + (f" and {more} more" if more > 0 else "")
-        + "; hint: collator.truncation=right, or drop to leave them out"
+        + "; hint: collator.truncation=right, split, or drop to leave them out"
     )

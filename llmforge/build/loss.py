@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,6 +54,41 @@ def loss_metrics(nll: float, tokens: float, prefix: str = "eval") -> dict[str, f
     }
 
 
+class HeldOut:
+    """Sums of token losses, by evaluation set; kept on the device, read once at the end."""
+
+    def __init__(self, sets: Sequence[str]) -> None:
+        self._sets = sets
+        self._sums: torch.Tensor | None = None
+
+    def add(self, per_sample: torch.Tensor, which: torch.Tensor) -> None:
+        """Add samples.
+
+        Args:
+            per_sample: [batch, 2], nll and tokens.
+            which: [batch], the number of each sample's evaluation set.
+        """
+        if self._sums is None:
+            self._sums = per_sample.new_zeros(max(1, len(self._sets)), 2, dtype=torch.float64)
+        self._sums.index_add_(0, which.to(per_sample.device).long(), per_sample.double())
+
+    def metrics(self, prefix: str = "eval") -> dict[str, float]:
+        """Figures over all samples, and of each set where there are several."""
+        sums = [] if self._sums is None else self._sums.tolist()
+        whole = (sum(nll for nll, _ in sums), sum(tokens for _, tokens in sums))
+        found = loss_metrics(*whole, prefix)
+        if len(self._sets) > 1:
+            for name, (nll, tokens) in zip(self._sets, sums, strict=False):
+                found |= loss_metrics(nll, tokens, f"{prefix}_{name}")
+        return found
+
+
+def set_numbers(inputs: dict[str, Any], samples: int) -> torch.Tensor:
+    """[batch], the evaluation set of each sample, taken out of a batch; 0 where it says nothing."""
+    found = inputs.pop("set", None)
+    return torch.zeros(samples, dtype=torch.int64) if found is None else found
+
+
 def autocast(model: Any, compute: str) -> contextlib.AbstractContextManager[Any]:
     """The plan's arithmetic for a model that no Trainer has wrapped; nothing for float32."""
     if compute == "float32":
@@ -65,26 +101,33 @@ def autocast(model: Any, compute: str) -> contextlib.AbstractContextManager[Any]
 
 
 def held_out_loss(
-    model: Any, dataset: Any, collator: Any, batch: int, compute: str = "float32"
+    model: Any,
+    dataset: Any,
+    collator: Any,
+    batch: int,
+    compute: str = "float32",
+    sets: Sequence[str] = (),
 ) -> dict[str, float]:
     """Loss of a model on a prepared data set, without a Trainer.
 
     Args:
         batch: samples per forward pass; changes the speed, not the figures.
         compute: format of the arithmetic; other than float32 runs under autocast, as training does.
+        sets: names of the evaluation sets that the samples belong to.
     """
     device = next(model.parameters()).device
     order = sorted(range(len(dataset)), key=dataset["length"][:].__getitem__, reverse=True)
     was_training = model.training
     model.eval()
-    total = torch.zeros(2, dtype=torch.float64)
+    held_out = HeldOut(sets)
     try:
         with torch.no_grad(), autocast(model, compute):
             for start in range(0, len(order), batch):
                 inputs = collator([dataset[i] for i in order[start : start + batch]])
                 inputs = {name: values.to(device) for name, values in inputs.items()}
                 labels = inputs.pop("labels")
-                total += token_nll(model(**inputs).logits, labels).sum(dim=0).cpu()
+                which = set_numbers(inputs, len(labels))
+                held_out.add(token_nll(model(**inputs).logits, labels), which)
     finally:
         model.train(was_training)
-    return loss_metrics(*total.tolist())
+    return held_out.metrics()

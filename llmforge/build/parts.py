@@ -28,8 +28,12 @@ class Parts:
     model: Any
     """`PreTrainedModel`, or `PeftModel` around one."""
     collator: Collator
-    train: Dataset
+    train: Any
+    """`Dataset` of samples, or `PackedDataset` of packs of them."""
     evaluation: Dataset | None
+    """Samples of all evaluation sets; column `set` numbers them."""
+    sets: list[str]
+    """Names of the evaluation sets."""
 
 
 def build_parts(plan: Plan, prepared: Prepared) -> Parts:
@@ -51,10 +55,19 @@ def build_parts(plan: Plan, prepared: Prepared) -> Parts:
         with building("lora", plan):
             model = adapter.load_builder()(plan, model)
     with building("collator", plan):
-        collator = Collator(
-            pad_id=tokenizer.pad_token_id,
-            side=tokenizer.padding_side,
-            multiple=spec.collator.pad_to_multiple,
-            max_length=int(spec.collator.max_length),
-        )
-    return Parts(tokenizer, model, collator, prepared.train, prepared.evaluation)
+        collator = data_collator(plan, tokenizer)
+    train = prepared.training_set()
+    sets = list((prepared.report["evaluation"] or {"sets": ()})["sets"])
+    return Parts(tokenizer, model, collator, train, prepared.evaluation, sets)
+
+
+def data_collator(plan: Plan, tokenizer: Any) -> Collator:
+    """The collator of the plan, for training and evaluation alike."""
+    spec = plan.spec
+    return Collator(
+        pad_id=tokenizer.pad_token_id,
+        side="left" if spec.tokenizer.padding_side == "left" else "right",
+        multiple=spec.collator.pad_to_multiple,
+        max_length=int(spec.collator.max_length),
+        attention=str(spec.model.attention),
+    )

@@ -1,35 +1,66 @@
-"""What a sample is: token ids with labels, how it is cut, and how text becomes ids with places.
+"""What a sample is: token ids with labels, and how it is cut to the length that is allowed.
 
-In: texts, or a sample. Out: ids with the characters they stand for; a sample that fits, or the
-reason why there is none. What carries loss is decided in `tokenize.py`.
+In: a sample. Out: the samples that fit, or the reason why there is none. What carries loss is
+decided in `tokenize.py`; how text becomes ids is in `encode.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 IGNORED = -100
 """Label of a token without loss (PyTorch's `ignore_index`)."""
 
-Encoded = tuple[list[int], list[int], list[int]]
-"""A text's token ids, and the first and one-past-last character of each."""
+Ids = NDArray[np.int32]
 
 
-@dataclass
+@dataclass(eq=False, init=False)
 class Sample:
-    """One row in tokens."""
+    """One row in tokens, or one piece of it.
 
-    ids: list[int]
-    labels: list[int]
+    The first label is always -100, whatever is given: a first token is never predicted. So the
+    tokens counted here are those that the Trainer counts, and samples packed one behind the other
+    do not teach a model to begin the next one.
+
+    Raises:
+        ValueError: ids and labels differ in number.
+    """
+
+    ids: Ids
+    labels: Ids
     """As long as `ids`: the token itself where it carries loss, else -100. Not shifted."""
-    prompt: str = ""
+    prompt: str
     """What a person would read as the question to the last answer."""
+    cut: int
+    """Tokens of the row that are in no sample; stands at the first of a row's samples."""
+
+    def __init__(self, ids: ArrayLike, labels: ArrayLike, prompt: str = "", cut: int = 0) -> None:
+        self.ids = np.asarray(ids, dtype=np.int32)
+        self.labels = np.asarray(labels, dtype=np.int32)
+        if len(self.ids) != len(self.labels):
+            raise ValueError(f"{len(self.ids)} ids and {len(self.labels)} labels")
+        if len(self.labels) and self.labels[0] != IGNORED:
+            self.labels = self.labels.copy()  # a piece shares its memory with the whole
+            self.labels[0] = IGNORED
+        self.prompt, self.cut = prompt, cut
 
     @property
     def trained(self) -> int:
-        """Tokens with loss. The first token of a sample is never predicted, so never counted."""
-        return sum(label != IGNORED for label in self.labels[1:])
+        """Tokens with loss."""
+        return int(np.count_nonzero(self.labels != IGNORED))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Sample)
+            and np.array_equal(self.ids, other.ids)
+            and np.array_equal(self.labels, other.labels)
+            and (self.prompt, self.cut) == (other.prompt, other.cut)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # arrays can be changed
 
 
 @dataclass(frozen=True)
@@ -37,31 +68,36 @@ class Rejected:
     """A row that becomes no sample."""
 
     reason: str
-    """`empty`, `no_trained_token` or `over_max_length`."""
+    """`empty`, `no_trained_token`, `over_max_length` or `template` (the chat template refuses the
+    row, or does not render it so that its answers can be found)."""
+    detail: str = ""
+    """What to tell people: the template's message, the row's length. May be empty."""
 
 
-def fit(sample: Sample, max_length: int, truncation: str) -> Sample | Rejected:
+def fit(sample: Sample, max_length: int, truncation: str) -> list[Sample] | Rejected:
     """Cut a sample to `max_length` tokens, or reject it.
 
-    `right` cuts the end, and with it the end token; `left` cuts the start; `drop` rejects. A sample
-    left without a token that carries loss is rejected.
+    `right` cuts the end, and with it the end token; `left` cuts the start; `split` cuts it into
+    pieces of `max_length`, the last one shorter, one behind the other; `drop` and `refuse` reject
+    it. Pieces without a token that carries loss are left out and counted in `cut`, like what is cut
+    off; a sample of which nothing else is left is rejected. The first token of a piece carries no
+    loss, having nothing before it to be told from.
     """
-    if len(sample.ids) > max_length:
-        if truncation == "drop":
-            return Rejected("over_max_length")
-        cut = slice(-max_length, None) if truncation == "left" else slice(max_length)
-        sample = Sample(sample.ids[cut], sample.labels[cut], sample.prompt)
-    return sample if sample.trained else Rejected("no_trained_token")
-
-
-def encode(tokenizer: Any, texts: list[str]) -> list[Encoded]:
-    """Ids and places of each text, special tokens recognised and none added, nothing cut."""
-    backend = tokenizer.backend_tokenizer
-    # a tokenizer.json may carry a length of its own, which would cut samples silently
-    backend.no_truncation()
-    backend.no_padding()
-    found = []
-    for encoding in backend.encode_batch(texts, add_special_tokens=False):
-        offsets = encoding.offsets
-        found.append((encoding.ids, [at for at, _ in offsets], [end for _, end in offsets]))
-    return found
+    length = len(sample.ids)
+    if length <= max_length:
+        return [sample] if sample.trained else Rejected("no_trained_token")
+    if truncation in ("drop", "refuse"):
+        return Rejected("over_max_length", f"{length} tokens")
+    starts = {"right": [0], "left": [length - max_length], "split": range(0, length, max_length)}
+    pieces = []
+    for start in starts[truncation]:
+        place = slice(start, start + max_length)
+        # the question stands at the start; what is split off has no question of its own
+        prompt = "" if truncation == "split" and start else sample.prompt
+        piece = Sample(sample.ids[place], sample.labels[place], prompt)
+        if piece.trained:
+            pieces.append(piece)
+    if not pieces:
+        return Rejected("no_trained_token", f"nothing to learn is left of {length} tokens")
+    pieces[0].cut = sample.cut + length - sum(len(piece.ids) for piece in pieces)
+    return pieces

@@ -2,11 +2,11 @@
 
 In: a tokenizer and `tokenizer.chat_template`. Out: a Jinja template set on the tokenizer, and the
 ids that stop generation. The template travels with the tokenizer, so that training, answering and
-any other engine that loads the final folder render the same text.
+any other engine that loads the final folder render the same text. Rendering is in `render.py`.
 
-ChatML is built in. A tokenizer that lacks `<|im_start|>` and `<|im_end|>` as special tokens gets
-no new tokens (their embedding rows would be untrained): the marks are then ordinary text, and each
-assistant turn ends with the tokenizer's own end token as well, so that there is one token that
+The templates by name lie in `sources/chat_templates`. A tokenizer that lacks a template's marks
+gets no new tokens (their embedding rows would be untrained): the marks are then ordinary text, and
+each assistant turn ends with the tokenizer's own end token as well, so that there is one token that
 stops generation.
 """
 
@@ -15,58 +15,87 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from llmforge.sources import chat_templates
+
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 
-_CHATML = (
-    "{bos}"
-    "{{%- for message in messages -%}}"
-    "{{{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' -}}}}"
-    "{end}"
-    "{{{{- '\\n' -}}}}"
-    "{{%- endfor -%}}"
-    "{{%- if add_generation_prompt -%}}"
-    "{{{{- '<|im_start|>assistant\\n' -}}}}"
-    "{{%- endif -%}}"
-)
-_END = "{%- if message['role'] == 'assistant' -%}{{- eos_token -}}{%- endif -%}"
+_TURN_ENDS = {
+    "chatml": TURN_END,
+    "gemma": "<end_of_turn>",
+    "llama3": "<|eot_id|>",
+    "phi3": "<|end|>",
+}
+"""What ends an assistant's turn; the other templates end it with the tokenizer's end token."""
 
-_PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+VERBATIM = ("chatml", "mistral", "phi3", "vicuna", "zephyr")
+"""Templates that write every content as it is, whatever it is (see `forms.py`)."""
+
+_ANSWER = "llmforge-probe"
+_PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}]
 
 
-def chatml(tokenizer: Any) -> str:
-    """ChatML for this tokenizer: begun with its BOS token where it uses one, see the module.
+def named_template(tokenizer: Any, name: str) -> str:
+    """The template of that name for this tokenizer.
+
+    `opening` and `closing` are set for it where they are due: the BOS token, which templates of
+    models that have no template of their own write where the tokenizer begins every text with one,
+    and the end token of turns whose own mark is no token of this tokenizer.
 
     Raises:
-        ValueError: the marks are no special tokens and there is no end token to stop at either.
+        KeyError: no template has that name.
+        ValueError: neither the template's mark nor an end token is there to stop at.
     """
-    special = special_ids(tokenizer)
-    known = tokenizer.get_vocab()
-    marks = all(known.get(mark) in special for mark in (TURN_START, TURN_END))
-    if not marks and tokenizer.eos_token is None:
-        raise ValueError(
-            "the tokenizer has neither <|im_end|> nor an end token, so no answer could ever stop; "
-            "give a tokenizer.chat_template of its own"
-        )
-    bos = "{{- bos_token -}}" if leading_ids(tokenizer) else ""
-    return _CHATML.format(bos=bos, end="" if marks else _END)
+    template = chat_templates.path(name).read_text(encoding="utf-8")
+    set_first = ""
+    if leading_ids(tokenizer):
+        set_first += "{%- set opening = bos_token -%}"
+    mark = _TURN_ENDS.get(name)
+    if mark is None or tokenizer.get_vocab().get(mark) not in added_ids(tokenizer):
+        if tokenizer.eos_token is None:
+            lacks = "no end token" if mark is None else f"neither {mark} nor an end token"
+            raise ValueError(
+                f"the tokenizer has {lacks}, so no answer in the form of {name} could ever stop; "
+                "give a tokenizer.chat_template of its own"
+            )
+        if mark is not None:
+            set_first += "{%- set closing = eos_token -%}"
+    return set_first + template
 
 
 def set_chat_template(tokenizer: Any, setting: str, chats: bool) -> None:
     """Give the tokenizer its template.
 
-    `auto` keeps the tokenizer's own and falls back to ChatML when the data are chats (`chats`);
-    `chatml` always sets ChatML; anything else is the path of a Jinja file (UTF-8).
+    `auto` keeps the tokenizer's own and falls back to ChatML when the data are chats (`chats`); a
+    name of `chat_templates.names()` always sets that one; anything else is the path of a Jinja file
+    (UTF-8). A file that is called like a template is meant by `./name`.
     """
-    if setting == "chatml" or (setting == "auto" and chats and not tokenizer.chat_template):
-        tokenizer.chat_template = chatml(tokenizer)
-    elif setting != "auto":
+    if setting == "auto":
+        if chats and not tokenizer.chat_template:
+            tokenizer.chat_template = named_template(tokenizer, "chatml")
+    elif setting in chat_templates.names():
+        tokenizer.chat_template = named_template(tokenizer, setting)
+    else:
         tokenizer.chat_template = Path(setting).read_text(encoding="utf-8")
+
+
+def is_verbatim(template: str) -> bool:
+    """Is it one of those, as `named_template` gives it?"""
+    return any(
+        template.endswith(chat_templates.path(name).read_text(encoding="utf-8"))
+        for name in VERBATIM
+    )
 
 
 def special_ids(tokenizer: Any) -> set[int]:
     """Ids of all special tokens, named ones (`eos_token`) and reserved ones alike."""
     added = tokenizer.added_tokens_decoder
     return set(tokenizer.all_special_ids) | {id_ for id_, token in added.items() if token.special}
+
+
+def added_ids(tokenizer: Any) -> set[int]:
+    """Ids of all tokens that text is never merged into: special ones, and marks added without
+    being called special, as some published tokenizers have them."""
+    return set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
 
 
 def leading_ids(tokenizer: Any) -> list[int]:
@@ -78,19 +107,16 @@ def leading_ids(tokenizer: Any) -> list[int]:
 def stop_ids(tokenizer: Any) -> list[int]:
     """Ids that end an answer: the end of an assistant turn first, then the end token.
 
-    The end of turn is the last special token that the template writes after an answer. Empty when
-    the tokenizer has neither.
+    The end of turn is the first added token that the template writes behind an answer: Phi-3 writes
+    the end token as well, behind the end of turn. Empty when the tokenizer has neither.
     """
     found: list[int] = []
     if tokenizer.chat_template:
         text = tokenizer.apply_chat_template(_PROBE, tokenize=False)
-        start = tokenizer.apply_chat_template(
-            _PROBE[:1], tokenize=False, add_generation_prompt=True
-        )
-        turn = text.removeprefix(start)
-        special = special_ids(tokenizer)
-        ids = tokenizer(turn, add_special_tokens=False)["input_ids"]
-        found = [id_ for id_ in ids if id_ in special][-1:]
+        behind = text.rpartition(_ANSWER)[2]
+        added = added_ids(tokenizer)
+        ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
+        found = [id_ for id_ in ids if id_ in added][:1]
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in found:
         found.append(tokenizer.eos_token_id)
     return found

@@ -1,7 +1,9 @@
 """Rows to token ids and labels: what carries loss is decided here, by place and never by token id.
 
-In: rows and a tokenizer. Out: one `Sample` or `Rejected` per row, in order; `sample.fit` cuts them
-later. `lm_sample`, `completion_sample` and `chat_sample` build the three collator kinds.
+In: rows of one shape and a tokenizer. Out: one `Sample` or `Rejected` per row, in order;
+`sample.fit` cuts them later. `lm_sample`, `completion_sample` and `chat_sample` build the three
+collator kinds. `layout.py` lays a row out as text with the characters that carry loss; texts are
+tokenised once, whole, and a token's label depends on where in the text it stands.
 
 What is trained:
 * `lm`: every token and the end token.
@@ -9,229 +11,192 @@ What is trained:
   white space between the two is the completion's: byte-level tokens begin with their space, so
   " yes" after "A:" is one token, and masking it for the space that the prompt brought would leave
   "yes" untrained. Prompt and completion are joined as written, by a newline when neither has white
-  space there; answering strips the prompt the same way. A token that begins before the border is
-  the prompt's and masked.
-* `chat`: of each assistant turn (or the last, `turns: last`) everything after the generation
-  prompt up to and including the turn's last special token, the end of turn. What the template
-  writes behind it, such as ChatML's newline, is masked.
+  space there; answering strips the prompt the same way. Of text parts, the last one is the
+  completion and the separator before it is masked. With `prefix_end`, loss begins behind the
+  marker.
+* `chat`: of each assistant turn (or the last, or those flagged) what the template's generation
+  marks enclose; without such marks, everything after the generation prompt up to the end of turn,
+  while what the template writes behind that, such as ChatML's newline, is masked. The end of turn
+  carries loss even where the marks leave it out, and never when `train_end_of_turn` is off.
 
-Text is tokenised once, whole, with offsets: a token's label depends on where it begins.
+A token that reaches over a border is not trained, unless it holds only white space of what stands
+before it (`encode.py`).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from llmforge.build.data import Row
-from llmforge.build.errors import DataRefused
-from llmforge.build.sample import IGNORED, Encoded, Rejected, Sample, encode
-from llmforge.build.templates import leading_ids, special_ids
-from llmforge.plan import Plan
+import numpy as np
 
-Messages = list[dict[str, Any]]
+from llmforge.build.encode import Encoded, Encoder
+from llmforge.build.layout import Laid, lay_out_chat, lay_out_completion, lay_out_lm
+from llmforge.build.sample import IGNORED, Ids, Rejected, Sample
+from llmforge.build.templates import leading_ids, special_ids, stop_ids
+from llmforge.plan import Plan
+from llmforge.sources.base import Row
 
 SampleBuilder = Callable[[Sequence[Row], Any, Plan], list[Sample | Rejected]]
 
 
-def lm_sample(rows: Sequence[Row], tokenizer: Any, plan: Plan) -> list[Sample | Rejected]:  # noqa: ARG001 - one signature for all
-    """Every token and the end token carry loss. Rows of any shape."""
-    if rows and "messages" in rows[0].values:
-        # a template writes its own beginning and ends
-        rendered = _render(tokenizer, [row.values["messages"] for row in rows], rows)
-        return [Sample(ids, list(ids)) for ids, _, _ in encode(tokenizer, rendered)]
-    joined = [row.values["text"] if "text" in row.values else _join(row)[0] for row in rows]
-    made: list[Sample | Rejected] = []
-    ends = _Ends(tokenizer)
-    for text, (ids, _, _) in zip(joined, encode(tokenizer, joined), strict=True):
-        whole = [*ends.before(ids), *ids, *ends.after(ids)]
-        made.append(Sample(whole, list(whole)) if text.strip() else Rejected("empty"))
-    return made
+_LayOut = Callable[[Sequence[Row], Any, Any], list[Laid | Rejected]]
+"""Rows, tokenizer, collator settings."""
 
 
-def completion_sample(rows: Sequence[Row], tokenizer: Any, plan: Plan) -> list[Sample | Rejected]:  # noqa: ARG001 - one signature for all
-    """The completion and the end token carry loss. Rows of shape `prompt_completion`."""
-    pairs = [_join(row) for row in rows]
-    encoded = encode(tokenizer, [text for text, _ in pairs])
-    made: list[Sample | Rejected] = []
-    ends = _Ends(tokenizer)
-    for row, (_, border), (ids, starts, _) in zip(rows, pairs, encoded, strict=True):
-        if not row.values["completion"].strip():
-            made.append(Rejected("empty"))
-            continue
-        before, after = ends.before(ids), ends.after(ids)
-        labels = [id_ if at >= border else IGNORED for id_, at in zip(ids, starts, strict=True)]
-        made.append(
-            Sample(
-                [*before, *ids, *after],
-                [*(IGNORED for _ in before), *labels, *after],
-                row.values["prompt"].strip(),
-            )
-        )
-    return made
+@dataclass(frozen=True)
+class Masker:
+    """A builder of samples in steps, so that texts can be encoded while others are masked."""
+
+    _lay_out: _LayOut
+
+    def __call__(self, rows: Sequence[Row], tokenizer: Any, plan: Plan) -> list[Sample | Rejected]:
+        """One entry per row; see the module for what carries loss.
+
+        Raises:
+            DataRefused: the rows have another shape than this collator needs, or the chat template
+                can be used for none of them.
+        """
+        return self.begin(rows, tokenizer, plan)()
+
+    def begin(
+        self, rows: Sequence[Row], tokenizer: Any, plan: Plan
+    ) -> Callable[[], list[Sample | Rejected]]:
+        """Lay the rows out and have them encoded in a thread; what is returned gives the samples.
+
+        Raises:
+            DataRefused: as above.
+        """
+        laid = self._lay_out(rows, tokenizer, plan.spec.collator)
+        mask = _Mask(tokenizer, plan)
+        running = mask.encoder.encode_in_thread(texts_of(laid))
+        return lambda: mask.samples(laid, running.result())
 
 
-def chat_sample(rows: Sequence[Row], tokenizer: Any, plan: Plan) -> list[Sample | Rejected]:
-    """Assistant turns and their ends carry loss. Rows of shape `messages`, or prompt and completion
-    taken as one question and its answer.
+def texts_of(laid: Sequence[Laid | Rejected]) -> list[str]:
+    """What is to be encoded."""
+    return [item.text for item in laid if not isinstance(item, Rejected)]
 
-    Raises:
-        DataRefused: the template cannot render a row, or is not stable under prefixes, so that the
-            place of a turn cannot be told.
+
+def begin(
+    build: SampleBuilder, rows: Sequence[Row], tokenizer: Any, plan: Plan
+) -> Callable[[], list[Sample | Rejected]]:
+    """Begin to build samples, with any builder; what is returned gives `build(...)`'s samples.
+
+    A caller that begins a batch before it asks for the one before keeps the tokenizer busy. The
+    texts and encodings of every batch begun are held, some 200 bytes for each token.
     """
-    last_only = getattr(plan.spec.collator, "turns", "all") == "last"
-    chats = [_messages(row) for row in rows]
-    answers = [_answers(chat, last_only) for chat in chats]
-    wholes = _render(tokenizer, chats, rows)
-    spans = _spans(tokenizer, rows, chats, answers, wholes)
-    special = special_ids(tokenizer)
-    made: list[Sample | Rejected] = []
-    for chat, turns, places, encoded in zip(
-        chats, answers, spans, encode(tokenizer, wholes), strict=True
-    ):
-        if not turns:
-            made.append(Rejected("no_trained_token"))
-            continue
-        if not any(chat[turn]["content"].strip() for turn in turns):
-            made.append(Rejected("empty"))
-            continue
-        ids, labels = encoded[0], [IGNORED] * len(encoded[0])
-        closed = True
-        for begin, end in places:
-            first, behind, closed = _tokens_of(encoded, begin, end, special)
-            labels[first:behind] = ids[first:behind]
-        if not closed and turns[-1] == len(chat) - 1 and tokenizer.eos_token_id is not None:
-            # the template leaves the last answer open; without an end, it would never stop
-            ids = [*ids, tokenizer.eos_token_id]
-            labels.append(tokenizer.eos_token_id)
-        made.append(Sample(ids, labels, _question(chat[: turns[-1]])))
-    return made
+    if isinstance(build, Masker):
+        return build.begin(rows, tokenizer, plan)
+    return partial(build, rows, tokenizer, plan)  # a collator that a plugin brings
 
 
-class _Ends:
-    """What belongs before and after plain text: BOS where the tokenizer uses one, and EOS."""
+def samples_ahead(
+    build: SampleBuilder, batches: Iterable[Sequence[Row]], tokenizer: Any, plan: Plan
+) -> Iterator[tuple[Sequence[Row], list[Sample | Rejected]]]:
+    """Every batch with what `build` makes of it, in order, each begun one ahead of its use."""
+    held: tuple[Sequence[Row], Callable[[], list[Sample | Rejected]]] | None = None
+    for batch in batches:
+        begun = begin(build, batch, tokenizer, plan)
+        if held is not None:
+            yield held[0], held[1]()
+        held = batch, begun
+    if held is not None:
+        yield held[0], held[1]()
 
-    def __init__(self, tokenizer: Any) -> None:
-        if tokenizer.eos_token_id is None:
+
+class _Mask:
+    """The last step: encoded texts to samples, with one tokenizer's marks."""
+
+    def __init__(self, tokenizer: Any, plan: Plan) -> None:
+        self.encoder = Encoder(tokenizer)
+        self._bos, self._eos = leading_ids(tokenizer), tokenizer.eos_token_id
+        self._special, self._stops = special_ids(tokenizer), stop_ids(tokenizer)
+        self._train_end = getattr(plan.spec.collator, "train_end_of_turn", True)
+
+    def samples(
+        self, laid: Sequence[Laid | Rejected], encodings: Sequence[Any]
+    ) -> list[Sample | Rejected]:
+        """`encodings` are those of `texts_of(laid)`."""
+        left = iter(encodings)
+        return [
+            item
+            if isinstance(item, Rejected)
+            else self._sample(item, self.encoder.placed(item.text, next(left)))
+            for item in laid
+        ]
+
+    def _sample(self, laid: Laid, encoded: Encoded) -> Sample:
+        labels = np.full(len(encoded.ids), IGNORED, dtype=np.int32)
+        if laid.turns:
+            return self._turns(laid, encoded, labels)
+        for begin, end in laid.spans:
+            place = slice(encoded.first(begin), encoded.end(end))
+            labels[place] = encoded.ids[place]
+        if laid.chat:
+            return Sample(encoded.ids, labels, laid.prompt)
+        return Sample(*self._wrapped(encoded.ids, labels), laid.prompt)
+
+    def _wrapped(self, ids: Ids, labels: Ids) -> tuple[Ids, Ids]:
+        """BOS where the tokenizer uses one, and EOS; what the text brings is not doubled."""
+        if self._eos is None:
             raise ValueError("the tokenizer has no end token, so no answer could ever stop")
-        self._bos, self._eos = leading_ids(tokenizer), [tokenizer.eos_token_id]
-
-    def before(self, ids: list[int]) -> list[int]:
-        """Nothing when the text brings its own BOS: two of them are a known trap."""
-        return [] if ids[:1] == self._bos else self._bos
-
-    def after(self, ids: list[int]) -> list[int]:
-        return [] if ids[-1:] == self._eos else self._eos
-
-
-def _join(row: Row) -> tuple[str, int]:
-    """Prompt and completion as one text, and the character where the completion begins."""
-    prompt, completion = _columns(row, "prompt", "completion")
-    border = len(prompt.rstrip())
-    apart = not prompt or prompt[-1:].isspace() or completion[:1].isspace()
-    return (f"{prompt}{completion}" if apart else f"{prompt}\n{completion}"), border
-
-
-def _messages(row: Row) -> Messages:
-    if "messages" in row.values:
-        return list(row.values["messages"])
-    prompt, completion = _columns(row, "prompt", "completion")
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
-
-
-def _columns(row: Row, *names: str) -> list[Any]:
-    if any(name not in row.values for name in names):
-        raise DataRefused(
-            f"{row.place}: this collator needs {' and '.join(names)}, the row holds "
-            f"{' and '.join(row.values)}; hint: collator=auto"
+        before = [] if list(ids[:1]) == self._bos else self._bos
+        after = [] if len(ids) and ids[-1] == self._eos else [self._eos]
+        return (
+            np.concatenate((before, ids, after), dtype=np.int32, casting="unsafe"),
+            np.concatenate(
+                ([IGNORED] * len(before), labels, after), dtype=np.int32, casting="unsafe"
+            ),
         )
-    return [row.values[name] for name in names]
+
+    def _turns(self, laid: Laid, encoded: Encoded, labels: Ids) -> Sample:
+        ids, closed = encoded.ids, True
+        for begin, end in laid.spans:
+            first, behind = encoded.first(begin), encoded.end(end)
+            stop = self._end_of_turn(encoded, first, behind)
+            if stop is None and behind < len(ids) and ids[behind] in self._stops:
+                stop = behind  # the marks leave it out
+                behind += 1
+            closed = stop is not None
+            if stop is not None and not self._train_end:
+                behind = stop
+            elif stop is not None and not laid.stated:
+                behind = stop + 1
+            labels[first:behind] = ids[first:behind]
+        if laid.answered and not closed and self._train_end and self._eos is not None:
+            # the template leaves the last answer open; without an end, it would never stop
+            end_token = np.array([self._eos], dtype=np.int32)
+            ids, labels = np.concatenate((ids, end_token)), np.concatenate((labels, end_token))
+        return Sample(ids, labels, laid.prompt)
+
+    def _end_of_turn(self, encoded: Encoded, first: int, behind: int) -> int | None:
+        """The token that ends a turn: the template's own, else the last special one.
+
+        Only special tokens and blank text may stand behind it: a mark inside of an answer, such as
+        one that opens a tool call, does not end it.
+        """
+        last = None
+        for place in range(behind - 1, first - 1, -1):
+            id_ = int(encoded.ids[place])
+            if self._stops and id_ == self._stops[0]:
+                return place
+            if id_ in self._special:
+                last = place if last is None else last
+            elif not encoded.blank(place):
+                break
+        return last
 
 
-def _answers(chat: Messages, last_only: bool) -> list[int]:
-    found = [number for number, turn in enumerate(chat) if turn.get("role") == "assistant"]
-    return found[-1:] if last_only else found
+lm_sample = Masker(lay_out_lm)
+"""Every token and the end token carry loss. Rows of any shape."""
 
+completion_sample = Masker(lay_out_completion)
+"""The completion and the end token carry loss. Rows of shape `prompt_completion`, `text_parts` or
+`instruction`."""
 
-def _question(before: Messages) -> str:
-    """What leads to the last answer: the question alone, or the whole talk when there is more."""
-    if len(before) == 1:
-        return str(before[0]["content"])
-    return "\n".join(f"{turn.get('role')}: {turn['content']}" for turn in before)
-
-
-def _spans(
-    tokenizer: Any,
-    rows: Sequence[Row],
-    chats: list[Messages],
-    answers: list[list[int]],
-    wholes: list[str],
-) -> list[list[tuple[int, int]]]:
-    """Where each answer stands in its rendered chat, in characters.
-
-    The template renders what leads to an answer, and what leads up to its end; both must begin the
-    whole.
-    """
-    chosen = [(number, turn) for number, turns in enumerate(answers) for turn in turns]
-    owners = [rows[number] for number, _ in chosen]
-    before = [chats[number][:turn] for number, turn in chosen]
-    prompts = _render(tokenizer, before, owners, answer_next=True)
-    # rendering is most of the work; a chat up to its last message is the chat
-    inner = [(number, turn) for number, turn in chosen if turn < len(chats[number]) - 1]
-    through = [chats[number][: turn + 1] for number, turn in inner]
-    rendered = iter(_render(tokenizer, through, [rows[number] for number, _ in inner]))
-    replies = [
-        next(rendered) if turn < len(chats[number]) - 1 else wholes[number]
-        for number, turn in chosen
-    ]
-    spans: list[list[tuple[int, int]]] = [[] for _ in chats]
-    for (number, turn), prompt, reply in zip(chosen, prompts, replies, strict=True):
-        place = rows[number].place
-        if not reply.startswith(prompt):
-            raise DataRefused(
-                f"{place}: the chat template begins the reply of message {turn} in another way "
-                "than its own generation prompt does, so the answer's place cannot be told; "
-                "hint: tokenizer.chat_template=chatml"
-            )
-        if not wholes[number].startswith(reply):
-            raise DataRefused(
-                f"{place}: the chat template writes message {turn} differently once other turns "
-                "follow it, so what would be trained is never what is asked; "
-                "hint: collator.turns=last"
-            )
-        spans[number].append((len(prompt), len(reply)))
-    return spans
-
-
-def _tokens_of(encoded: Encoded, begin: int, end: int, special: set[int]) -> tuple[int, int, bool]:
-    """First token of an answer, one past its last, and whether a special token closes it."""
-    ids, starts, stops = encoded
-    first, behind = bisect_left(starts, begin), bisect_left(starts, end)
-    while behind > first and stops[behind - 1] > end:
-        behind -= 1  # a token that reaches into the next turn is not the answer's
-    for place in range(behind - 1, first - 1, -1):
-        if ids[place] in special:
-            return first, place + 1, True
-    return first, behind, False
-
-
-def _render(
-    tokenizer: Any, chats: list[Messages], rows: Sequence[Row], answer_next: bool = False
-) -> list[str]:
-    if not chats:
-        return []
-    try:
-        found = tokenizer.apply_chat_template(
-            chats, tokenize=False, add_generation_prompt=answer_next
-        )
-    except Exception as error:
-        if len(chats) == 1:  # templates raise whatever they like, mostly about the order of roles
-            raise DataRefused(
-                f"{rows[0].place}: the chat template refuses the row: {error}"
-            ) from error
-        # one by one, to name the row
-        for chat, row in zip(chats, rows, strict=True):
-            _render(tokenizer, [chat], [row], answer_next)
-        raise
-    return list(found)
+chat_sample = Masker(lay_out_chat)
+"""Assistant turns and their ends carry loss. Rows of shape `messages`, or `instruction`, or prompt
+and completion taken as one question and its answer."""

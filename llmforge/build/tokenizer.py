@@ -16,9 +16,9 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llmforge.build.data import Row
 from llmforge.build.templates import TURN_END, TURN_START, set_chat_template, stop_ids
 from llmforge.plan import Plan
+from llmforge.sources.base import Row
 
 PAD, EOS = "<pad>", "<eos>"
 
@@ -111,10 +111,12 @@ def texts(rows: Iterable[Row]) -> Iterator[str]:
         if "messages" in values:
             for message in values["messages"]:
                 yield f"{message.get('role', '')}\n{message.get('content', '')}"
-        elif "completion" in values:
-            yield f"{values['prompt']}\n{values['completion']}"
         else:
-            yield values["text"]
+            parts = (values[name] for name in _TEXTS if values.get(name))
+            yield "\n".join("\n".join(p) if isinstance(p, list) else p for p in parts)
+
+
+_TEXTS = ("text", "text_parts", "prompt", "completion", "instruction", "input", "output")
 
 
 def give_padding(tokenizer: Any) -> None:

@@ -10,7 +10,7 @@ compiler's, callbacks are `run/`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from llmforge import registry
 from llmforge.build.errors import NonFiniteLoss, building
-from llmforge.build.loss import loss_metrics, token_nll
+from llmforge.build.loss import HeldOut, set_numbers, token_nll
 from llmforge.build.optimizer import optimizer_choice
 from llmforge.build.parts import Parts
 from llmforge.plan import Plan
@@ -44,7 +44,8 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
     """Builder of `trainer.kind=lm`.
 
     Metrics of an evaluation are `eval_loss`, `eval_perplexity` and `eval_tokens`, weighted by token
-    and the same for every batch size and number of processes. Raises `NonFiniteLoss` before the
+    and the same for every batch size and number of processes; of several evaluation sets over all,
+    and as `eval_<set>_loss`, ... of each. Raises `NonFiniteLoss` before the
     optimizer step when loss or gradient norm is not finite.
     """
 
@@ -52,7 +53,11 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._losses: list[torch.Tensor] = []
         self._skipped = 0
-        self._held_out: torch.Tensor | None = None
+        self._held_out = HeldOut(())
+        self.sets: list[str] = []
+        """Names of the evaluation sets."""
+        self.first_batch: Callable[[Any, dict[str, Any]], None] | None = None
+        """Called once with the wrapped model and the first training batch."""
 
     # evaluation
 
@@ -69,13 +74,14 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
     def _measure(self, model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
         inputs = dict(inputs)
         labels = inputs.pop("labels")
+        which = set_numbers(inputs, len(labels)).to(self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
             logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
             per_sample = token_nll(logits, labels).to(self.args.device)
         # drops the samples that accelerate repeats to fill the last batch of several processes
-        whole = self.accelerator.gather_for_metrics(per_sample).sum(dim=0)
-        self._held_out = whole if self._held_out is None else self._held_out + whole
+        gathered = self.accelerator.gather_for_metrics((per_sample, which))
+        self._held_out.add(*gathered)
         nll, tokens = per_sample.sum(dim=0)
         return (nll / tokens.clamp(min=1)).float()
 
@@ -83,15 +89,14 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
         self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> Any:
         """Hugging Face's loop, its mean of batch means replaced by the exact loss."""
-        self._held_out = None
+        self._held_out = HeldOut(self.sets)
         if self.is_in_train or self.accelerator._models:  # noqa: SLF001 - no public way to ask
             output = super().evaluation_loop(
                 dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs
             )
         else:
             output = self._evaluate_untouched(dataloader)
-        if self._held_out is not None:
-            output.metrics.update(loss_metrics(*self._held_out.tolist(), metric_key_prefix))
+        output.metrics.update(self._held_out.metrics(metric_key_prefix))
         return output
 
     def _evaluate_untouched(self, dataloader: Any) -> EvalLoopOutput:
@@ -124,9 +129,15 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
             self._check_finite("loss", found[0] if isinstance(found, tuple) else found)
         return found
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """One forward and backward pass; the loss is looked at once per optimizer step."""
-        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if self.first_batch is not None:
+            look, self.first_batch = self.first_batch, None
+            with self.compute_loss_context_manager():
+                look(model, self._prepare_inputs(inputs))
+        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
         self._losses.append(loss)
         return loss
 
@@ -201,6 +212,7 @@ def build_trainer(
             callbacks=callbacks,
             optimizer_cls_and_kwargs=optimizer_choice(plan),
         )
+    trainer.sets = parts.sets
     trainer.remove_callback(PrinterCallback)  # what is shown of a run is `run/`'s affair
     return trainer
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from llmforge.compiler.facts.data import DataFacts
 from llmforge.compiler.facts.families import ModelFacts
+from llmforge.compiler.facts.samples import Samples
 from llmforge.compiler.parse import parse, section_spec
 from llmforge.diagnostics import Diagnostic
 from llmforge.origins import Origin, Origins
@@ -27,10 +28,15 @@ class Facts:
     model_config: Mapping[str, Any] = field(default_factory=dict)
     """The config.json the facts were computed from."""
     data: DataFacts | None = None
+    samples: Samples | None = None
+    """Training samples of one epoch: rows, or packs of several."""
     identity: Mapping[str, Any] = field(default_factory=dict)
     """Digests and revisions of what stands behind paths and names; enters the fingerprints."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Installed versions of the packages a run uses; absent ones are left out."""
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """Intervals as they were asked for (`25%`), of those that became steps. They stand for the
+    steps in the fingerprints: what the steps are follows from the data, which stand there too."""
     steps_per_epoch: int | None = None
     steps: int | None = None
     """Optimizer steps of the whole run."""

@@ -21,6 +21,7 @@ from llmforge import registry
 from llmforge.diagnostics import Diagnostic, did_you_mean, near
 from llmforge.origins import Origin, Origins
 from llmforge.schema import SCALARS, SECTIONS, SINGLE, RunSpec, Spec
+from llmforge.schema.data import SOURCES
 from llmforge.schema.docs import field_doc
 from llmforge.schema.run import Scalars
 
@@ -110,7 +111,7 @@ def _explain(
         path = _path_within(item["loc"], given)
         key = ".".join((section, *path) if section else path)
         by_key.setdefault(key, []).append(item)
-    return [_one(key, items, spec, section, origins) for key, items in by_key.items()]
+    return [_one(key, items, spec, section, given, origins) for key, items in by_key.items()]
 
 
 def _path_within(loc: tuple[int | str, ...], given: Any) -> tuple[str, ...]:
@@ -118,11 +119,13 @@ def _path_within(loc: tuple[int | str, ...], given: Any) -> tuple[str, ...]:
     path: list[str] = []
     here = given
     for index, part in enumerate(loc):
-        if isinstance(here, Mapping) and (part in here or index == len(path)):
-            path.append(str(part))
-            here = here.get(part) if part in here else None
-        else:
+        if not isinstance(here, Mapping):
             break
+        if part in here:
+            path.append(str(part))
+            here = here[part]
+        elif index == len(loc) - 1 and "[" not in str(part):
+            path.append(str(part))  # what is missing
     return tuple(path)
 
 
@@ -131,13 +134,16 @@ def _one(
     items: list[ErrorDetails],
     spec: type[Spec],
     section: str,
+    given: Mapping[str, Any],
     origins: Origins,
 ) -> Diagnostic:
     kind = items[0]["type"]
     name = key.rpartition(".")[2]
     chain = origins.chain(key) or _chain_below(key, origins)
     if kind == "extra_forbidden":
-        return _unknown(key, _siblings(spec, section, key), origins)
+        return _unknown(key, _siblings(spec, section, key, given), origins)
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _unknown_source(key, items[0]["input"], origins)
     if kind == "missing":
         return Diagnostic(
             "LF105", f"`{key}` has no value", key=key, origins=chain, hint=f"{key}=<value>"
@@ -238,16 +244,34 @@ def _split_choices(expected: str) -> list[str]:
     return expected.replace(" or ", ", ").split(", ")
 
 
-def _siblings(spec: type[Spec], section: str, key: str) -> list[str]:
+def _siblings(spec: type[Spec], section: str, key: str, given: Mapping[str, Any]) -> list[str]:
     """Names legal where the unknown key stands."""
     inner = key.removeprefix(f"{section}.").split(".")[:-1] if section else []
-    fields = spec.model_fields
+    fields, values = spec.model_fields, given
     for part in inner:
-        nested = fields[part].annotation if part in fields else None
-        if not (isinstance(nested, type) and issubclass(nested, Spec)):
-            return []
-        fields = nested.model_fields
+        values = values[part]
+        nested: Any = fields[part].annotation if part in fields else None
+        if values.get("kind") in SOURCES:  # one of a mix: its kind says what it may hold
+            nested = SOURCES[values["kind"]]
+        if isinstance(nested, type) and issubclass(nested, Spec):
+            fields = nested.model_fields
+        else:
+            fields = {}
     return list(fields)
+
+
+def _unknown_source(key: str, given: Any, origins: Origins) -> Diagnostic:
+    """LF103 for a source of a mix, whose kind is looked up when it is parsed."""
+    kind = given.get("kind") if isinstance(given, Mapping) else None
+    guess = near(str(kind), SOURCES, 1)
+    return Diagnostic(
+        "LF103",
+        f"unknown kind `{kind}` of `{key}`" if kind else f"`{key}` has no kind",
+        key=f"{key}.kind",
+        origins=origins.chain(f"{key}.kind"),
+        notes=(*did_you_mean(str(kind), SOURCES), f"known kinds: {', '.join(SOURCES)}"),
+        hint=f"{key}.kind={guess[0]}" if guess else None,
+    )
 
 
 def _unknown(key: str, siblings: tuple[str, ...] | list[str], origins: Origins) -> Diagnostic:
@@ -318,4 +342,6 @@ def override(key: str, value: Any) -> str:
 
 
 def _env_name(field: str) -> str:
+    if field == "url":
+        return "DATABASE_URL"
     return "HF_TOKEN" if field.startswith("hub") else "MLFLOW_TRACKING_TOKEN"

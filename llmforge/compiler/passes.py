@@ -14,19 +14,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llmforge import plugins
 from llmforge.compiler.context import Context, Derived, Facts, Step
 from llmforge.compiler.derive.batch import derive_batch, derive_intervals, derive_steps
 from llmforge.compiler.derive.inputs import (
     derive_collator,
     derive_max_length,
+    derive_order,
     derive_tokenizer,
     derive_vocabulary,
     probe_data,
     probe_model,
+    probe_samples,
 )
 from llmforge.compiler.derive.machine import (
     derive_attention,
@@ -36,6 +39,7 @@ from llmforge.compiler.derive.machine import (
     probe_machine,
 )
 from llmforge.compiler.estimate import foretell
+from llmforge.compiler.fill import fill_sources
 from llmforge.compiler.lower import lower
 from llmforge.compiler.parse import parse
 from llmforge.compiler.rules import RULES
@@ -57,10 +61,12 @@ PASSES: tuple[Pass, ...] = (
     probe_data,
     derive_collator,
     derive_max_length,
+    derive_order,
     derive_precision,
     derive_attention,
     derive_kernels,
     derive_batch,
+    probe_samples,
     derive_steps,
     derive_intervals,
 )
@@ -92,19 +98,21 @@ def compile_plan(
     checked = check(overrides, config_dirs, root)
     refuse_on_error(checked.diagnostics)
     assert checked.context is not None  # noqa: S101 - no error means every pass ran
-    return freeze(checked.context, checked.origins, checked.diagnostics, checked.draft.overrides)
+    plan = freeze(checked.context, checked.origins, checked.diagnostics, checked.draft.overrides)
+    return replace(plan, config_dirs=tuple(str(folder) for folder in config_dirs))
 
 
 def check(
     overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = (), root: Path | None = None
 ) -> Checked:
     """All findings about a configuration; never raises for a user's fault."""
-    draft = compose(overrides, config_dirs, root)
+    draft = fill_sources(compose(overrides, config_dirs, root), config_dirs, root)
     found = list(draft.diagnostics)
     if not draft.values:
         # nothing could be composed: that every section is missing would only bury the reason
         return Checked(draft, tuple(found), None, draft.origins)
     told = {d.key for d in found if d.is_error and d.key}
+    found += _load_plugins(draft.values.get("plugins"))
     spec, problems = parse(draft.values, draft.origins)
     # what composing refused already (a missing value, say) is not told a second time, nor that
     # something is missing from a section whose file could not be used
@@ -121,6 +129,11 @@ def check(
         found += [d for d in run_rules(context) if not _about(d, faulty)]
     found = [_with_origins(d, origins) for d in _once(found)]
     return Checked(draft, tuple(sorted(found, key=_weight)), context, origins)
+
+
+def _load_plugins(named: Any) -> list[Diagnostic]:
+    """Import what the settings name, so that what it registers is known; other types are parsed."""
+    return plugins.load(named) if isinstance(named, list) else []
 
 
 def run_passes(context: Context, origins: Origins) -> tuple[Context, list[Diagnostic]]:
@@ -158,7 +171,7 @@ def freeze(
         lowered=lowered,
         estimate=estimate,
         origins=origins,
-        stages=stage_fingerprints(context.spec, context.facts.identity),
+        stages=stage_fingerprints(context.spec, context.facts.identity, context.facts.asked),
         findings=[d.to_dict() for d in findings],
         overrides=list(overrides),
         llmforge=__version__,
@@ -205,7 +218,10 @@ def _facts(context: Context, origins: Origins) -> dict[str, Any]:
         )
     facts = {
         "model": model,
-        "data": known.data.to_dict() if known.data else None,
+        "data": {
+            **(known.data.to_dict() if known.data else {}),
+            "samples": asdict(known.samples) if known.samples else None,
+        },
         "identity": copy.deepcopy(dict(known.identity)),
         "versions": dict(known.versions),
     }

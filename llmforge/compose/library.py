@@ -67,7 +67,9 @@ class Library:
         if not _inside(group):
             return []
         folders = [folder / group for folder in self.dirs]
-        return sorted({f.stem for d in folders if d.is_dir() for f in d.glob("*.yaml")})
+        names = {f.stem for d in folders if d.is_dir() for f in d.glob("*.yaml")}
+        # `_rows` is what options of a group start from, none by itself
+        return sorted(name for name in names if not name.startswith("_"))
 
     def options(self, group: str) -> list[Option]:
         """The options with their files and what they say about themselves."""

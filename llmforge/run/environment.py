@@ -27,6 +27,7 @@ from llmforge.plan import Plan
 DRIVER_PID = "LLMFORGE_DRIVER_PID"
 ATTEMPT = "LLMFORGE_ATTEMPT"
 QUIET = "LLMFORGE_QUIET"
+PREVIEW = "LLMFORGE_PREVIEW"
 
 _ALWAYS = {
     "PYTHONHASHSEED": "0",  # the order of sets must not differ between attempts

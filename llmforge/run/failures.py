@@ -28,6 +28,9 @@ def diagnose(error: BaseException, plan: Plan) -> Diagnostic:
         return _out_of_memory(error, plan)
     if "NonFiniteLoss" in names:
         return _not_finite(names["NonFiniteLoss"], plan)
+    if "PackingLeak" in names:
+        leak = names["PackingLeak"]
+        return _about("LF811", leak, plan, "collator.packing", "collator.packing=none")
     if "DataChanged" in names:
         return _about("LF806", names["DataChanged"], plan, "data.train", "llmforge plan ...")
     if "DataRefused" in names:

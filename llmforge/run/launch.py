@@ -26,7 +26,7 @@ from llmforge import registry
 from llmforge.diagnostics import Diagnostic
 from llmforge.plan import Plan
 from llmforge.run.endings import Ending, oom_kills, settle, verdict
-from llmforge.run.environment import worker_environment
+from llmforge.run.environment import PREVIEW, worker_environment
 from llmforge.run.folder import RunBusy, RunFolder
 from llmforge.run.status import Status
 from llmforge.track.sync import complete, is_complete
@@ -51,7 +51,7 @@ class Outcome:
     """It was finished before; nothing was started."""
 
 
-def run_plan(plan: Plan, stage: str = "train", quiet: bool = False) -> Outcome:
+def run_plan(plan: Plan, stage: str = "train", quiet: bool = False, preview: int = 0) -> Outcome:
     """Run one stage of a plan, or answer from its folder when it was trained before.
 
     Args:
@@ -59,6 +59,7 @@ def run_plan(plan: Plan, stage: str = "train", quiet: bool = False) -> Outcome:
         stage: `train` (prepares and evaluates as well), `prepare`, or `evaluate` for measuring a
             finished run again. The latter two leave the run's status as it is.
         quiet: nothing on the terminal; the log is written all the same.
+        preview: samples to show after `prepare`.
     """
     run = RunFolder(plan.run_folder)
     if stage == "evaluate" and not run.manifest.is_file():
@@ -69,7 +70,7 @@ def run_plan(plan: Plan, stage: str = "train", quiet: bool = False) -> Outcome:
         with run.lock() as handle:
             if stage == "train" and run.status() is Status.FINISHED and run.result():
                 return _answer(plan, run, quiet)
-            return _work(plan, RunFolder.create(plan), stage, quiet, handle)
+            return _work(plan, RunFolder.create(plan), stage, quiet, handle, preview)
     except RunBusy:
         return Outcome(run.status(), 1, run.path, diagnostic=_busy(plan, run))
 
@@ -100,14 +101,14 @@ def _answer(plan: Plan, run: RunFolder, quiet: bool) -> Outcome:
     return Outcome(Status.FINISHED, 0, run.path, result, reused=True)
 
 
-def _work(plan: Plan, run: RunFolder, stage: str, quiet: bool, lock: int) -> Outcome:
+def _work(plan: Plan, run: RunFolder, stage: str, quiet: bool, lock: int, preview: int) -> Outcome:
     attempt = run.record().attempts + (stage == "train")
     run.set_status(run.status(), attempts=attempt)
     for old in run.path.glob("failure-rank*.json"):
         old.unlink()
     launch = registry.component("launch", plan.settings["launch"]["kind"])
     command = launch.load_builder()(plan, run.path, stage)
-    environment = worker_environment(plan, attempt, quiet)
+    environment = worker_environment(plan, attempt, quiet) | {PREVIEW: str(preview)}
     kills = oom_kills()
     # With the lock's descriptor, the folder stays held while a worker lives, driver or no driver.
     worker = subprocess.Popen(

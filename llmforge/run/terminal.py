@@ -120,6 +120,8 @@ def header(plan: Plan, attempt: int) -> Text:
     settings, trainer = plan.settings, plan.settings["trainer"]
     rows = _dig(plan.facts, "data", "rows") or {}
     counted = [f"{rows[side]:,} {word} rows" for side, word in _SIDES if rows.get(side)]
+    if settings["data"]["streaming"]:
+        counted[0] = "training rows streamed"
     processes = settings["launch"]["processes"]
     facts = [
         f"{plan.estimate['steps']:,} steps of {trainer['global_batch']} samples",

@@ -17,7 +17,7 @@ import sys
 import traceback
 from typing import Any
 
-from llmforge import registry
+from llmforge import plugins, registry
 from llmforge.plan import Plan
 from llmforge.run import environment, terminal
 from llmforge.run.endings import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
@@ -60,6 +60,8 @@ class Worker:
         quiet = bool(os.environ.get(environment.QUIET)) or not self.main
         self.screen = terminal.take_over(run.log(self.rank), quiet)
         self.plan = run.plan()
+        self._preview = int(os.environ.get(environment.PREVIEW, "0"))
+        """Samples to show after `prepare`."""
 
     def work(self) -> int:
         """Run the stage."""
@@ -71,11 +73,11 @@ class Worker:
                 if self.stage == "train":
                     self.run.set_running(self.stage)
             quieten()
+            plugins.load_or_fail(self.plan.settings["plugins"])
             if self.main:
                 found = devices()
                 self.run.write_json("environment.json", environment.describe(self.plan, found))
-                if self.stage != "prepare":
-                    self.tracker = start_tracker(self.plan, self.run)
+                self.tracker = start_tracker(self.plan, self.run)
         getattr(self, f"_{self.stage}")()
         return EXIT_DONE
 
@@ -92,14 +94,20 @@ class Worker:
                 self.screen.say(f"warning[{late['code']}]: {late['message']}")
 
     def _prepare(self) -> None:
+        from llmforge.stages import report
         from llmforge.stages.prepare import prepare
 
         with self.stop.immediate():
             prepared = prepare(self.plan)
         if self.main:
-            self.run.write_json("prepare.json", {**prepared.report, "reused": prepared.reused})
-            word = "found" if prepared.reused else "made"
-            self.screen.tell(f"{word} {terminal.rows_line(prepared.report)} in {prepared.folder}")
+            word = "found in" if prepared.reused else "prepared in"
+            self.screen.tell(report.tell(prepared.report))
+            self.screen.say(f"{word} {prepared.folder}")
+            shown = report.keep(self.plan, self.run, prepared, self._preview)
+            if self._preview:
+                self.screen.tell(report.draw(shown))
+                self.screen.say(f"as a page: {self.run.path / 'data.html'}")
+            self.tracker.finish(self.run.status(), None)
 
     def _evaluate(self) -> None:
         from llmforge.run.again import evaluate_again

@@ -9,6 +9,7 @@ file and a line. No torch, no Hydra.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from enum import StrEnum
@@ -87,6 +88,27 @@ def share_of(value: int | str | None) -> float | None:
     """`"5%"` as 0.05; None for anything that is not a share."""
     found = _SHARE.fullmatch(value) if isinstance(value, str) else None
     return float(found.group(1)) / 100 if found else None
+
+
+def _check_allowance(value: int | str | None) -> int | str | None:
+    share = share_of(value)
+    if value is None or (isinstance(value, int) and value >= 0):
+        return value
+    if share is not None and share <= 1:
+        return value
+    raise ValueError("expected a number from 0, a share such as `1%`, or null for no limit")
+
+
+Allowance = Annotated[int | str | None, AfterValidator(_check_allowance)]
+"""How much is let pass: a count, a share of all (`1%`), or null for any."""
+
+
+def allowed(allowance: int | str | None, total: int) -> float:
+    """The count that an allowance lets pass out of `total`."""
+    if allowance is None:
+        return math.inf
+    share = share_of(allowance)
+    return share * total if share is not None else int(allowance)
 
 
 def _check_interval(value: int | str | None) -> int | str | None:

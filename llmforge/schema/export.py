@@ -13,6 +13,7 @@ from typing import Any
 
 from llmforge import registry
 from llmforge.schema.base import Spec
+from llmforge.schema.data import SOURCES, MixData
 from llmforge.schema.docs import docs_of
 from llmforge.schema.run import SECTIONS, SINGLE, Scalars
 
@@ -100,7 +101,13 @@ def _property(
     annotation = spec.model_fields[name].annotation
     if isinstance(annotation, type) and issubclass(annotation, Spec):
         return _partial(annotation)
-    described = {k: v for k, v in value.items() if k != "title"}
+    if annotation == MixData.model_fields["sources"].annotation:
+        described: dict[str, Any] = {
+            "type": "object",
+            "additionalProperties": {"anyOf": [_partial(source) for source in SOURCES.values()]},
+        }
+    else:
+        described = {k: v for k, v in value.items() if k != "title"}
     doc = docs_of(spec).get(name)
     out: dict[str, Any] = {"anyOf": [described, _LATER]}
     if doc:

@@ -19,7 +19,8 @@ from llmforge.schema.base import (
     SecretRef,
     Spec,
 )
-from llmforge.schema.data import CollatorSpec, DataSpec
+from llmforge.schema.collate import CollatorSpec
+from llmforge.schema.data import Rows
 from llmforge.schema.model import (
     AdapterSpec,
     ModelSpec,
@@ -199,6 +200,8 @@ class Scalars(Spec):
     """Short name of the run: letters, digits, `_`, `.`, `-`."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
     """Seed of weights, shuffling and dropout."""
+    plugins: Annotated[list[str], Effect.BOOKKEEPING]
+    """Modules of your own to import first: they register data set classes and transforms."""
     deterministic: Annotated[bool, Effect.SPEED]
     """Use deterministic kernels where they exist: bit-equal repeats, slower on GPUs."""
 
@@ -208,7 +211,7 @@ class RunSpec(Scalars):
 
     model: SerializeAsAny[ModelSpec]
     tokenizer: TokenizerSpec
-    data: SerializeAsAny[DataSpec]
+    data: SerializeAsAny[Rows]
     collator: SerializeAsAny[CollatorSpec]
     optimizer: SerializeAsAny[OptimizerSpec]
     schedule: SerializeAsAny[ScheduleSpec]

@@ -48,7 +48,7 @@ class TrainerSpec(Spec):
     """How often loss and learning rate are recorded."""
     workers: Annotated[NonNegativeInt, Effect.SPEED]
     """Processes that collate batches; 0 collates in the training process."""
-    group_by_length: bool
+    group_by_length: bool | Auto
     """Batch samples of like length together: less padding, less random order."""
 
 

@@ -38,7 +38,8 @@ def evaluate(plan: Plan, parts: Parts, trainer: ForgeTrainer | None = None) -> d
     Every process of a distributed run must call this, and each gets the same figures.
 
     Returns:
-        `eval_loss`, `eval_perplexity`, `eval_tokens`; `exact_match` (share) and `exact_match_rows`
+        `eval_loss`, `eval_perplexity`, `eval_tokens`, of several evaluation sets over all of them
+        and as `eval_<set>_loss`, ... of each; `exact_match` (share) and `exact_match_rows`
         when rows could be asked; `samples`, a list of {prompt, answer, reference, match}. Keys that
         mean nothing here are left out: plain text has no question, so no exact match.
     """
@@ -51,11 +52,14 @@ def evaluate(plan: Plan, parts: Parts, trainer: ForgeTrainer | None = None) -> d
     else:
         batch = int(plan.spec.evaluation.micro_batch)
         model = parts.model
-        metrics = held_out_loss(model, parts.evaluation, parts.collator, batch, compute)
+        metrics = held_out_loss(model, parts.evaluation, parts.collator, batch, compute, parts.sets)
     # also beside a trainer: it wraps a model's own call, which an adapter's generate() goes round
     with autocast(model, compute):
         answers = _answers(plan, parts, model)
-    figures = {name: metrics[name] for name in ("eval_loss", "eval_perplexity", "eval_tokens")}
+    prefixes = ("eval", *(f"eval_{name}" for name in parts.sets if len(parts.sets) > 1))
+    kinds = ("loss", "perplexity", "tokens")
+    figures = {name: metrics[name] for prefix in prefixes for kind in kinds
+               if (name := f"{prefix}_{kind}")}  # fmt: skip
     return figures | answers
 
 

@@ -1,8 +1,8 @@
 """Prepare: rows to tokenised samples on disk, once, shared by every run that needs the same.
 
-In: a plan. Out: `Prepared`: the folder, its tokenizer, memory-mapped data sets with columns
-`input_ids`, `labels`, `length`, `source_row` (held-out samples have `prompt` as well), and a report
-in which rows in = rows used + rows rejected.
+In: a plan. Out: `Prepared`: the folder, its tokenizer, memory-mapped samples with columns
+`input_ids`, `labels`, `length`, `source_row`, `set` (evaluation samples have `prompt` as well), how
+they are packed, and a report in which rows in = rows used + rows rejected.
 
 A folder is built under another name and renamed when whole, under a lock, so a killed preparation
 leaves nothing half-used and processes that need the same samples wait for one of them.
@@ -11,25 +11,24 @@ leaves nothing half-used and processes that need the same samples wait for one o
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from llmforge import registry
 from llmforge.build.errors import DataChanged, DataRefused, building
 from llmforge.build.prepared import Prepared, sync
+from llmforge.digests import edge_digest, file_digest, remember_digest
 from llmforge.plan import Plan
+from llmforge.store import MANIFEST, RECEIPT, REPORT, prepared_folder
 
 __all__ = ["DataChanged", "DataRefused", "Prepared", "prepare"]
-
-MANIFEST = "manifest.json"
-RECEIPT = "receipt.jsonl"
 
 
 def prepare(plan: Plan) -> Prepared:
@@ -37,18 +36,30 @@ def prepare(plan: Plan) -> Prepared:
 
     Raises:
         DataChanged: a data file is not the one the plan was made for.
-        DataRefused: a row cannot become a sample, or none is left; names `file:line`.
+        DataRefused: a row cannot become a sample, none is left, or a limit of section `data` is
+            crossed; names `file:line` or the setting.
         BuildError: data, tokenizer or collator could not be built.
     """
-    fingerprint = plan.stages["prepare"]
-    parent = Path(plan.spec.paths.cache) / "prepared"
-    folder = parent / fingerprint[:16]
-    parent.mkdir(parents=True, exist_ok=True)
-    with _locked(parent / f"{folder.name}.lock"):
-        reused = _whole(folder, fingerprint)
+    from llmforge.build.thresholds import check_thresholds
+
+    folder = prepared_folder(plan.spec.paths.cache, plan.stages["prepare"])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.parent / f"{folder.name}.lock"):
+        reused = _whole(folder, plan)
         if not reused:
             _build(plan, folder)
-    return _open(folder, reused)
+    prepared = _open(plan, folder, reused)
+    check_thresholds(plan, prepared.report)
+    return prepared
+
+
+def find(plan: Plan) -> dict[str, Any] | None:
+    """The report of samples that were prepared before; None if they are not there whole."""
+    folder = prepared_folder(plan.spec.paths.cache, plan.stages["prepare"])
+    if not _whole(folder, plan):
+        return None
+    report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    return report
 
 
 @contextmanager
@@ -59,12 +70,14 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _whole(folder: Path, fingerprint: str) -> bool:
+def _whole(folder: Path, plan: Plan) -> bool:
     """Is everything there that the manifest, written last, says?"""
+    cache = Path(plan.spec.paths.cache)
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return manifest["fingerprint"] == fingerprint and all(
-            _digest(folder / name) == digest for name, digest in manifest["files"].items()
+        return manifest["fingerprint"] == plan.stages["prepare"] and all(
+            file_digest(folder / name, cache) == digest
+            for name, digest in manifest["files"].items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
@@ -75,17 +88,20 @@ def _build(plan: Plan, folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)  # of a preparation that was killed
     staged = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
     try:
-        _write(plan, staged)
+        digests = _write(plan, staged)
         if folder.exists():
             shutil.rmtree(folder)
         staged.rename(folder)
         sync(folder.parent)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+    for name, digest in digests.items():
+        remember_digest(folder / name, digest, Path(plan.spec.paths.cache))
 
 
-def _write(plan: Plan, folder: Path) -> None:
-    from llmforge.build import arrow
+def _write(plan: Plan, folder: Path) -> dict[str, str]:
+    """Every file of the folder; returns their digests, which the manifest holds as well."""
+    from llmforge.build.data import rows_of
     from llmforge.build.tokenizer import make_tokenizer
 
     began = time.monotonic()
@@ -94,64 +110,100 @@ def _write(plan: Plan, folder: Path) -> None:
         splits = registry.component("data", plan.spec.data.kind).load_builder()(plan)
     folder.mkdir(parents=True)
     with building("tokenizer", plan):
-        tokenizer = make_tokenizer(plan, splits.train)
+        tokenizer = make_tokenizer(plan, rows_of(splits.train))
         tokenizer.save_pretrained(folder / "tokenizer")
-    with building("collator", plan), (folder / RECEIPT).open("w", encoding="utf-8") as receipt:
-        report: dict[str, Any] = {
-            "train": arrow.write_split(plan, tokenizer, splits.train, folder / "train", receipt),
-            "evaluation": None,
-        }
-        if splits.evaluation is not None:
-            report["evaluation"] = arrow.write_split(
-                plan, tokenizer, splits.evaluation, folder / "evaluation", receipt
-            )
+    with building("collator", plan):
+        report = _write_samples(plan, splits, tokenizer, folder)
     for name, state in before.items():
         if _state(Path(name)) != state:
             raise DataChanged(f"{name} was written to while it was being prepared; run again")
     report |= {"vocabulary": len(tokenizer), "seconds": round(time.monotonic() - began, 3)}
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    manifest = {
-        "fingerprint": plan.stages["prepare"],
-        "files": {str(path.relative_to(folder)): _digest(path) for path in files},
-    }
+    cache = Path(plan.spec.paths.cache)
+    digests = {str(path.relative_to(folder)): file_digest(path, cache) for path in files}
     for path in files:
         sync(path)
+    manifest = {"fingerprint": plan.stages["prepare"], "files": digests}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     sync(folder / MANIFEST)
+    return digests
+
+
+def _write_samples(plan: Plan, splits: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """Samples of both sides, the packs, the receipt; returns the report."""
+    import numpy as np
+
+    from llmforge.build.arrow import Side
+    from llmforge.build.batches import ROWS, Makers
+    from llmforge.build.packing import pack
+
+    longest = int(plan.spec.collator.max_length)
+    report: dict[str, Any] = {"evaluation": None, "packing": None}
+    with (
+        (folder / RECEIPT).open("w", encoding="utf-8") as receipt,
+        Makers(plan, tokenizer, folder / "tokenizer") as makers,
+    ):
+        train = Side(folder / "train.arrow", receipt, longest, with_prompts=False)
+        # streamed rows are tokenised while training; the first tell what they are like
+        rows = islice(splits.train, ROWS) if plan.spec.data.streaming else splits.train
+        train.write({"train": rows}, makers)
+        report["train"] = train.report()
+        if splits.evaluation:
+            # what is asked of the model when it is evaluated, for people to read
+            held = Side(folder / "evaluation.arrow", receipt, longest, with_prompts=True)
+            held.write(splits.evaluation, makers)
+            overlap = int(np.isin(held.digests, np.unique(train.digests)).sum())
+            report["evaluation"] = {**held.report(), "overlap": overlap}
+    if plan.spec.collator.packing != "none" and train.lengths.size:
+        packs = pack(train.lengths, longest)
+        packs.save(folder)
+        report["packing"] = {
+            "packs": len(packs),
+            "capacity": longest,
+            "efficiency": packs.efficiency,
+            "fewest_possible": -(-int(train.lengths.sum()) // longest),
+        }
+    return report
 
 
 def _check_files(plan: Plan) -> dict[str, tuple[int, int, int]]:
     """Compare every data file with the plan; returns their states, to be looked at again after."""
     states: dict[str, tuple[int, int, int]] = {}
-    for name, facts in plan.facts["data"]["files"].items():
-        path = Path(name)
+    for part in plan.data_parts():
+        path = Path(part["file"])
         try:
-            states[name] = _state(path)
-            found = _digest(path)
+            states[part["file"]] = _state(path)
+            cache = Path(plan.spec.paths.cache)
+            found = edge_digest(path) if part["edges"] else file_digest(path, cache)
         except OSError as error:
             raise DataChanged(
-                f"{name}, which the plan was made for, cannot be read: {error.strerror}"
+                f"{part['name']}, which the plan was made for, cannot be read: {error.strerror}"
                 + ("" if path.is_absolute() else f" (looked from {Path.cwd()})")
             ) from error
-        if found != facts["sha256"]:
+        if found != part["sha256"]:
             raise DataChanged(
-                f"{name} is not the file the plan was made for: its SHA-256 is {found[:12]}…, "
-                f"the plan holds {facts['sha256'][:12]}…; plan again to train on what is there now"
+                f"{part['name']} is not the file the plan was made for: its SHA-256 is "
+                f"{found[:12]}…, the plan holds {part['sha256'][:12]}…; plan again to train on "
+                "what is there now"
             )
     return states
 
 
-def _open(folder: Path, reused: bool) -> Prepared:
+def _open(plan: Plan, folder: Path, reused: bool) -> Prepared:
     import datasets
 
-    held = folder / "evaluation"
+    datasets.utils.disable_progress_bars()
+    held = folder / "evaluation.arrow"
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     return Prepared(
         folder=folder,
         tokenizer_folder=folder / "tokenizer",
-        train=datasets.Dataset.load_from_disk(str(folder / "train")),
-        evaluation=datasets.Dataset.load_from_disk(str(held)) if held.is_dir() else None,
-        report=json.loads((folder / "report.json").read_text(encoding="utf-8")),
+        plan=plan,
+        train=datasets.Dataset.from_file(str(folder / "train.arrow")),
+        evaluation=datasets.Dataset.from_file(str(held)) if held.is_file() else None,
+        packed=report["packing"] is not None,
+        report=report,
         reused=reused,
     )
 
@@ -159,8 +211,3 @@ def _open(folder: Path, reused: bool) -> Prepared:
 def _state(path: Path) -> tuple[int, int, int]:
     found = path.stat()
     return found.st_size, found.st_mtime_ns, found.st_ino
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

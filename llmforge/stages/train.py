@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +88,13 @@ def train(
     from llmforge.build.progress import Pace
     from llmforge.build.trainer import build_trainer
     from llmforge.stages.prepare import prepare
+    from llmforge.stages.report import keep as keep_report
 
     screen = screen or terminal.Screen()
     with stop.immediate():
         prepared = prepare(plan)
         if is_main():
-            run.write_json("prepare.json", {**prepared.report, "reused": prepared.reused})
+            keep_report(plan, run, prepared)
         parts = build_parts(plan, prepared)
         weights = trainable_share(parts.model)
         screen.say(terminal.model_line(weights["trainable"], weights["total"]))
@@ -102,6 +105,8 @@ def train(
         watching = [progress, TrackerCallback(recorder, pace)] if is_main() else []
         callbacks = [LastStepCallback(), *watching, EpochOrder(), apart, StopCallback(stop)]
         trainer = build_trainer(plan, parts, run.checkpoint_folder, callbacks)
+        if prepared.packed:
+            trainer.first_batch = partial(prove_isolation, run, screen)
         apart.trainer = trainer
 
         checkpoint = resume_point(plan, run, screen)
@@ -194,6 +199,23 @@ def measure_untrained(
     return figures
 
 
+def prove_isolation(run: RunFolder, screen: terminal.Screen, model: Any, batch: Any) -> None:
+    """Before the first step of an attempt: packed samples do not see each other.
+
+    Raises:
+        PackingLeak: they do.
+    """
+    from llmforge.build.canary import check_isolation
+
+    found = check_isolation(model, batch)
+    if is_main():
+        run.write_json("isolation.json", asdict(found))
+        screen.say(
+            "packed samples do not see each other: changing one moved the others by "
+            f"{found.difference:.2g} standard deviations, itself by {found.moved:.2g}"
+        )
+
+
 def resume_point(plan: Plan, run: RunFolder, screen: terminal.Screen) -> Checkpoint | None:
     """The newest whole checkpoint; what cannot be used is removed, with a word."""
     resume = bool(plan.settings["checkpoint"]["resume"])
@@ -234,8 +256,8 @@ def keep_state(trainer: Any, run: RunFolder) -> None:
 
 def tokens_per_step(plan: Plan, report: Mapping[str, Any]) -> float:
     """Tokens of an average optimizer step, padding not counted."""
-    side = report["train"]
-    return float(side["tokens"] / side["used"] * plan.settings["trainer"]["global_batch"])
+    items = report["packing"]["packs"] if report["packing"] else report["train"]["samples"]
+    return float(report["train"]["tokens"] / items * plan.settings["trainer"]["global_batch"])
 
 
 def peak_memory() -> int | None:

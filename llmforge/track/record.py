@@ -33,7 +33,16 @@ ENDINGS = {
 """What MLflow calls the ways a run can end."""
 
 EARLY = ("plan.json", "origins.json", "environment.json")
-FILES = (*EARLY, "prepare.json", "samples.json", "result.json", "curve.png", "log.txt")
+FILES = (
+    *EARLY,
+    "prepare.json",
+    "data.html",
+    "isolation.json",
+    "samples.json",
+    "result.json",
+    "curve.png",
+    "log.txt",
+)
 """Files of the run folder that are kept as artifacts, when they are there."""
 
 LONGEST_VALUE = 500
@@ -131,7 +140,10 @@ class MlflowRecord:
         self._model()
         found = self.run.record()
         self._tags({"llmforge.status": status.value, "llmforge.reason": found.reason or ""})
-        self._client.set_terminated(self.run_id, ENDINGS[status])
+        if status is Status.CREATED:  # only its data are prepared
+            self._client.update_run(self.run_id, status="SCHEDULED")
+        else:
+            self._client.set_terminated(self.run_id, ENDINGS[status])
         self._state["closed"] = status.value
         self._remember()
 

@@ -8,7 +8,6 @@ only, so the real compiler can take this place.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +15,18 @@ from typing import Any
 
 import pytest
 
+from llmforge.compiler.facts.data import look_at
 from llmforge.compiler.facts.shapes import config_of
 from llmforge.compiler.parse import parse_or_fail
 from llmforge.origins import Origin, Origins, leaves
 from llmforge.plan import Plan, stage_fingerprints
+from llmforge.registry import component
+from llmforge.schema.data import BuiltinData
 
 SETTINGS: dict[str, Any] = {
     "name": "test",
     "seed": 7,
+    "plugins": [],
     "deterministic": False,
     "model": {
         "kind": "scratch",
@@ -52,20 +55,44 @@ SETTINGS: dict[str, Any] = {
             "text": "text",
             "prompt": "prompt",
             "completion": "completion",
+            "text_parts": "text_parts",
+            "instruction": "instruction",
+            "input": "input",
+            "output": "output",
             "messages": "messages",
+            "tools": "tools",
+            "role": "role",
+            "content": "content",
+            "flag": "train",
         },
-        "shape": "messages",
+        "shape": "auto",
+        "roles": {},
+        "strict_turns": False,
+        "select": [],
+        "transform": None,
+        "fold": None,
         "eval_fraction": 0.25,
         "split_seed": 7,
         "max_train_rows": None,
         "max_eval_rows": None,
+        "eval_surplus": "drop",
         "shuffle": True,
+        "max_bad_rows": 0,
+        "max_untrained_rows": None,
+        "max_cut_tokens": None,
+        "require_end_token": False,
+        "max_overlap": None,
+        "workers": 1,
+        "streaming": False,
     },
     "collator": {
         "kind": "chat",
         "turns": "all",
+        "train_end_of_turn": True,
+        "separator": "\n",
         "max_length": 64,
         "truncation": "right",
+        "packing": "none",
         "pad_to_multiple": 8,
     },
     "optimizer": {
@@ -161,15 +188,6 @@ CHATS = [
 """Sixteen one-question chats."""
 
 
-def file_facts(path: str) -> dict[str, Any]:
-    raw = Path(path).read_bytes()
-    return {
-        "sha256": hashlib.sha256(raw).hexdigest(),
-        "rows": sum(bool(line.strip()) for line in raw.split(b"\n")),
-        "bytes": len(raw),
-    }
-
-
 def plan_by_hand(changes: dict[str, Any]) -> Plan:
     settings = copy.deepcopy(SETTINGS)
     for key, value in changes.items():
@@ -178,14 +196,17 @@ def plan_by_hand(changes: dict[str, Any]) -> Plan:
         for part in parents:
             here = here[part]
         here[name] = value
-    if settings["collator"]["kind"] != "chat":
-        settings["collator"].pop("turns", None)
+    collator = component("collator", settings["collator"]["kind"]).spec
+    settings["collator"] = {
+        key: value
+        for key, value in {"prefix_end": None, **settings["collator"]}.items()
+        if key in collator.model_fields
+    }
+    facts, found = look_at(parse_or_fail(settings).data, Path(settings["paths"]["cache"]))
+    assert facts is not None, [finding.message for finding in found]
+    if settings["data"]["shape"] == "auto":
+        settings["data"]["shape"] = facts.shape
     spec = parse_or_fail(settings)
-    files = {}
-    if spec.data.kind == "jsonl":
-        given = [spec.data.train, spec.data.evaluation or []]
-        names = [p for value in given for p in ([value] if isinstance(value, str) else value)]
-        files = {name: file_facts(name) for name in names}
     origins = Origins()
     for key, value in leaves(settings):
         section = key.partition(".")[0]
@@ -193,11 +214,11 @@ def plan_by_hand(changes: dict[str, Any]) -> Plan:
         origins.add(key, Origin("file", f"conf/{section}/test.yaml", value, 4, reason))
     return Plan(
         settings=settings,
-        facts={"data": {"shape": spec.data.shape, "files": files}},
+        facts={"data": facts.to_dict()},
         lowered=lower_by_hand(spec),
         estimate={},
         origins=origins,
-        stages=stage_fingerprints(spec, {"data": [f["sha256"] for f in files.values()]}),
+        stages=stage_fingerprints(spec, {"data": facts.identity()}),
     )
 
 
@@ -280,7 +301,11 @@ def make_plan(tmp_path: Path) -> MakePlan:
 
     def make(changes: dict[str, Any] | None = None, rows: list[Any] | None = None) -> Plan:
         changes = {"paths.cache": str(tmp_path / "cache"), **(changes or {})}
-        if "data.train" not in changes and changes.get("data", {}).get("kind") != "builtin":
+        if changes.get("data", {}).get("kind") == "builtin":
+            shared = SETTINGS["data"].items()
+            own = {k: v for k, v in shared if k in BuiltinData.model_fields}
+            changes["data"] = own | {"shape": "messages"} | changes["data"]
+        elif "data.train" not in changes:
             rows = rows if rows is not None else [{"messages": chat} for chat in CHATS]
             changes["data.train"] = str(write_rows(tmp_path / "train.jsonl", rows))
         return plan_by_hand(changes)

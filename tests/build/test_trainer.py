@@ -131,7 +131,7 @@ class TestEvaluation:
         trainer = trainer_for(changes)
         trainer.train()
         exact = trainer.evaluate()["eval_loss"]
-        monkeypatch.setattr(module, "loss_metrics", lambda *_: {})
+        monkeypatch.setattr(module.HeldOut, "metrics", lambda *_: {})
         assert abs(trainer.evaluate()["eval_loss"] - exact) > 1e-4
 
     def test_smoothing_is_for_training_only(self, trainer_for):

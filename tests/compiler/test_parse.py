@@ -37,7 +37,7 @@ def test_composed_values_fit(values):
         ("trainer", "max_steps", 1.5, "is `1.5`; expected a whole number"),
         ("trainer", "micro_batch", 0, "is `0`; expected a whole number from 1 or `auto`"),
         ("trainer", "micro_batch", "full", 'is `"full"`; expected a whole number or `auto`'),
-        ("trainer", "group_by_length", "yes", 'is `"yes"`; expected true or false'),
+        ("trainer", "group_by_length", "yes", 'is `"yes"`; expected true or false or `auto`'),
         ("trainer", "label_smoothing", 1.5, "is `1.5`; expected a number up to 1"),
         ("optimizer", "lr", 0, "is `0`; expected a number above 0"),
         ("optimizer", "lr", None, None),

@@ -68,7 +68,8 @@ def test_a_field_has_the_effect_of_its_class_unless_it_has_its_own():
     assert TrainerSpec.effect_of("log_every") is Effect.BOOKKEEPING
     assert EvaluationSpec.effect_of("samples") is Effect.EVALUATION
     assert dict(spec_fields(Scalars)) == {
-        "name": Effect.BOOKKEEPING, "seed": Effect.NUMERICS, "deterministic": Effect.SPEED
+        "name": Effect.BOOKKEEPING, "seed": Effect.NUMERICS, "plugins": Effect.BOOKKEEPING,
+        "deterministic": Effect.SPEED,
     }  # fmt: skip
 
 

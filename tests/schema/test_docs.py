@@ -50,10 +50,10 @@ def test_no_field_no_doc(path):
         (LmTrainer, ["micro_batch"], "whole number >= 1 or `auto`"),
         (LmTrainer, ["epochs"], "number > 0 <= 100000 or null"),
         (LmTrainer, ["label_smoothing"], "number >= 0 <= 1"),
-        (LmTrainer, ["group_by_length"], "true or false"),
+        (LmTrainer, ["group_by_length"], "true or false or `auto`"),
         (AdamW, ["betas"], "list of number >= 0 < 1"),
         (CheckpointSpec, ["best_direction"], "`minimize` or `maximize`"),
-        (JsonlData, ["train"], "text or list of text"),
+        (JsonlData, ["train"], "text or list of text or null"),
         (EvaluationSpec, ["every"], "whole number or text or null"),
     ],
 )

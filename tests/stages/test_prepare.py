@@ -32,13 +32,16 @@ def folder_names(plan: Any) -> list[str]:
 class TestContents:
     def test_samples_with_labels_lengths_and_their_row(self, make_plan):
         prepared = prepare(make_plan())
-        assert prepared.train.column_names == ["input_ids", "labels", "length", "source_row"]
+        columns = ["input_ids", "labels", "length", "source_row", "set"]
+        assert prepared.train.column_names == columns
         assert prepared.evaluation is not None
         assert prepared.evaluation.column_names[-1] == "prompt"
         assert (len(prepared.train), len(prepared.evaluation)) == (12, 4)
         for sample in prepared.train:
             assert sample["length"] == len(sample["input_ids"]) == len(sample["labels"])
         assert prepared.train["source_row"][:] == list(range(12))
+        assert prepared.evaluation["source_row"][:] == list(range(4))
+        assert prepared.evaluation["set"][:] == [0] * 4
         assert (prepared.tokenizer_folder / "tokenizer.json").is_file()
         assert not prepared.reused
 
@@ -80,27 +83,42 @@ class TestCounts:
     @pytest.mark.parametrize(
         ("truncation", "used", "truncated", "rejected"),
         [
-            ("right", 3, 1, {"empty": 1, "no_trained_token": 2}),
-            ("left", 4, 2, {"empty": 1, "no_trained_token": 1}),
-            ("drop", 2, 0, {"empty": 1, "no_trained_token": 1, "over_max_length": 2}),
+            ("right", 3, 1, {"bad": 2, "no_trained_token": 1}),
+            ("left", 4, 2, {"bad": 2}),
+            ("split", 4, 0, {"bad": 2}),
+            ("drop", 2, 0, {"bad": 2, "over_max_length": 2}),
         ],
     )
     def test_every_row_is_used_or_rejected_with_a_reason(
         self, make_plan, truncation, used, truncated, rejected
     ):
-        settings = {"collator.truncation": truncation, "data.eval_fraction": 0.0}
+        settings = {
+            "collator.truncation": truncation,
+            "data.eval_fraction": 0.0,
+            "data.max_bad_rows": 2,
+        }
         prepared = prepare(make_plan(settings, rows=list(self.ROWS)))
         told = prepared.report["train"]
         assert told["rows"] == 6 == told["used"] + sum(told["rejected"].values())
-        assert (told["used"], told["truncated"], told["rejected"]) == (used, truncated, rejected)
+        assert (told["used"], told["rejected"]) == (used, rejected)
         assert told["longest"] <= 64
-        assert len(prepared.train) == used
-        receipt = (prepared.folder / "receipt.jsonl").read_text().splitlines()
-        assert len(receipt) == 6 - used
-        first = json.loads(receipt[0] if truncation != "drop" else receipt[1])
-        assert first["line"] == 3
-        assert first["reason"] == "empty"
-        assert first["source"].endswith("train.jsonl")
+        owners = prepared.train["source_row"][:]
+        assert len(set(owners)) == used
+        assert len(owners) == told["samples"]
+        lines = [json.loads(line) for line in (prepared.folder / "receipt.jsonl").open()]
+        assert {line["line"] - 1 for line in lines if line["reason"] != "cut"} == (
+            set(range(6)) - set(owners)
+        ), "a row is in the data or in the receipt"
+        cut = [line for line in lines if line["reason"] == "cut"]
+        assert len(cut) == told["truncated"]
+        if truncation != "split":  # pieces without anything to learn are cut off there
+            assert told["truncated"] == truncated
+        assert told["tokens_cut"] == sum(int(line["detail"].split()[0]) for line in cut)
+        silent = next(line for line in lines if line["line"] == 3)
+        assert silent["reason"] == "bad"
+        assert silent["detail"] == "`messages` message 1 is an empty assistant turn"
+        assert silent["source"].endswith("train.jsonl")
+        assert silent["set"] == "train"
 
     def test_tokens_add_up(self, make_plan):
         prepared = prepare(make_plan())
@@ -111,7 +129,11 @@ class TestCounts:
         assert told["tokens_masked"] == told["tokens"] - told["tokens_trained"]
 
     def test_refuse_names_the_long_rows(self, make_plan):
-        settings = {"collator.truncation": "refuse", "data.eval_fraction": 0.0}
+        settings = {
+            "collator.truncation": "refuse",
+            "data.eval_fraction": 0.0,
+            "data.max_bad_rows": 2,
+        }
         plan = make_plan(settings, rows=list(self.ROWS))
         with pytest.raises(
             DataRefused,
@@ -121,9 +143,16 @@ class TestCounts:
         assert not [name for name in folder_names(plan) if not name.endswith(".lock")]
 
     def test_nothing_left_is_refused(self, make_plan):
-        plan = make_plan({"data.eval_fraction": 0.0}, rows=[chat("a", " "), chat("b", "")])
-        with pytest.raises(DataRefused, match="no train row is left of 2: 2 empty"):
+        rows = [chat("a", "yes " * 60), chat("b", "no " * 60)]
+        plan = make_plan({"data.eval_fraction": 0.0, "collator.truncation": "drop"}, rows=rows)
+        with pytest.raises(DataRefused, match="no training row is left of 2: 2 over_max_length"):
             prepare(plan)
+
+    def test_rows_without_an_answer_are_refused_when_the_plan_is_made(self, make_plan):
+        with pytest.raises(AssertionError, match="is an empty assistant turn"):
+            make_plan(rows=[chat("a", " ")])
+        with pytest.raises(AssertionError, match="has no assistant turn"):
+            make_plan(rows=[{"messages": [{"role": "user", "content": "a"}]}])
 
 
 class TestReuse:
@@ -134,10 +163,57 @@ class TestReuse:
         assert second.report == first.report
         assert second.train[:] == first.train[:]
 
-    def test_a_changed_learning_rate_does_not_prepare_again(self, make_plan):
-        prepare(make_plan())
-        assert prepare(make_plan({"optimizer.lr": 0.5})).reused
-        assert not prepare(make_plan({"collator.turns": "last"})).reused
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"optimizer.lr": 0.5},
+            {"seed": 8},
+            {"trainer.max_steps": 3},
+            {"collator.pad_to_multiple": 16},
+            {"data.workers": 2},
+            {"data.max_cut_tokens": "50%", "data.max_overlap": 1},
+        ],
+        ids=str,
+    )
+    def test_what_does_not_reach_the_samples_does_not_prepare_again(self, make_plan, changes):
+        before, after = make_plan(), make_plan(changes)
+        assert after.stages["prepare"] == before.stages["prepare"]
+        prepare(before)
+        assert prepare(after).reused
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"collator.turns": "last"},
+            {"collator.truncation": "drop"},
+            {"collator.packing": "best_fit"},
+            {"collator.max_length": 48},
+            {"tokenizer.chat_template": "zephyr"},
+            {"data.split_seed": 8},
+            {"data.max_train_rows": 5},
+        ],
+        ids=str,
+    )
+    def test_what_reaches_the_samples_prepares_again(self, make_plan, changes):
+        before, after = make_plan(), make_plan(changes)
+        assert after.stages["prepare"] != before.stages["prepare"]
+        prepare(before)
+        assert not prepare(after).reused
+
+    def test_one_byte_of_the_file_prepares_again(self, make_plan):
+        before = make_plan()
+        prepare(before)
+        path = Path(before.settings["data"]["train"])
+        path.write_bytes(path.read_bytes().replace(b"12 comes", b"13 comes"))
+        after = make_plan({"data.train": str(path)})
+        assert after.stages["prepare"] != before.stages["prepare"]
+        assert not prepare(after).reused
+
+    def test_a_file_elsewhere_with_the_same_bytes_is_the_same_data(self, make_plan, tmp_path):
+        before = make_plan()
+        prepare(before)
+        copy = Path(before.settings["data"]["train"]).rename(tmp_path / "moved.jsonl")
+        assert prepare(make_plan({"data.train": str(copy)})).reused
 
     def test_the_same_plan_makes_the_same_samples_anywhere(self, make_plan, tmp_path: Path):
         here = prepare(make_plan({"paths.cache": str(tmp_path / "a")}))
@@ -147,13 +223,14 @@ class TestReuse:
         assert there.evaluation is not None
         assert here.evaluation[:] == there.evaluation[:]
 
-    @pytest.mark.parametrize("damage", ["manifest.json", "train", "tokenizer/tokenizer.json"])
+    @pytest.mark.parametrize(
+        "damage", ["manifest.json", "train.arrow", "report.json", "tokenizer/tokenizer.json"]
+    )
     def test_a_damaged_folder_is_made_again(self, make_plan, damage):
         plan = make_plan()
         first = prepare(plan)
         samples = first.train[:]
         target = first.folder / damage
-        target = next(target.glob("*.arrow")) if target.is_dir() else target
         del first
         raw = bytearray(target.read_bytes())
         raw[len(raw) // 2] ^= 1
@@ -203,11 +280,11 @@ from llmforge.build import arrow, tokenize, tokenizer  # slow, so before the sta
 from llmforge.stages import prepare as stage
 may_start, shared, own = sys.argv[1:]
 if may_start == "die":  # in the middle, as a killed process does
-    write = arrow.write_split
+    write = arrow.Side.write
     def die(*args):
         write(*args)
         os.kill(os.getpid(), signal.SIGKILL)
-    arrow.write_split = die
+    arrow.Side.write = die
 while not os.path.exists(may_start):
     time.sleep(0.01)
 reused = stage.prepare(Plan.load(shared)).reused

@@ -87,10 +87,10 @@ def _processes(context: Context) -> int:
 
 def derive_steps(context: Context) -> Step:
     """Length of the run in optimizer steps; the last, smaller batch of an epoch is a step too."""
-    trainer, data = context.spec.trainer, context.facts.data
+    trainer, samples = context.spec.trainer, context.facts.samples
     per_epoch = None
-    if data is not None and isinstance(trainer.global_batch, int):
-        per_epoch = max(1, math.ceil(data.train_rows / trainer.global_batch))
+    if samples is not None and isinstance(trainer.global_batch, int):
+        per_epoch = max(1, math.ceil(samples.count / trainer.global_batch))
     steps = trainer.max_steps
     if steps is None and trainer.epochs is not None and per_epoch is not None:
         steps = math.ceil(trainer.epochs * per_epoch)
@@ -127,4 +127,11 @@ def derive_intervals(context: Context) -> Step:
             steps = min(steps, facts.steps - 1)  # of a run of one step nothing is warm-up
         why = f"{spec.schedule.warmup} of {facts.steps} steps"
         found.append(Derived("schedule.warmup", steps, why, ("estimate.steps",)))
-    return Step(tuple(found))
+    asked = {**intervals, "schedule.warmup": spec.schedule.warmup}
+    # a share of given steps is a number, whatever the samples are
+    follow = {
+        item.key: asked[item.key]
+        for item in found
+        if spec.trainer.max_steps is None or asked[item.key] == "epoch"
+    }
+    return Step(tuple(found), {"asked": follow})

@@ -9,14 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.compiler.context import Context, Derived, Step
-from llmforge.compiler.facts.data import as_paths, builtin_digest, look_at
-from llmforge.compiler.facts.digests import file_digest
+from llmforge.compiler.facts.data import look_at
 from llmforge.compiler.facts.model import VOCABULARY_FILES, look_at_model, tokenizer_digests
+from llmforge.compiler.facts.samples import count_samples
 from llmforge.diagnostics import Diagnostic, near
-from llmforge.schema.data import AutoCollator, BuiltinData, JsonlData
+from llmforge.digests import file_digest
+from llmforge.plan import stage_fingerprints
+from llmforge.schema.collate import AutoCollator
 from llmforge.schema.model import FolderModel, ModelSpec, ScratchModel
+from llmforge.sources.chat_templates import names, path
+from llmforge.sources.opening import sources_of
 
-COLLATOR_OF_SHAPE = {"text": "lm", "prompt_completion": "completion", "messages": "chat"}
+COLLATOR_OF_SHAPE = {
+    "text": "lm",
+    "text_parts": "lm",
+    "prompt_completion": "completion",
+    "messages": "chat",
+    "instruction": "chat",
+}
+"""What `collator=auto` picks."""
+
+READABLE = {
+    "lm": tuple(COLLATOR_OF_SHAPE),
+    "completion": ("prompt_completion", "text_parts", "instruction"),
+    "chat": ("messages", "instruction", "prompt_completion"),
+}
+"""Shapes that each collator can read, the one it is made for first."""
 
 _LONGEST_BY_DEFAULT = 2048
 _SHORTEST = 8
@@ -98,19 +116,21 @@ def _tokenizer_identity(
                 )
             )
     template = context.spec.tokenizer.chat_template
-    if template not in ("auto", "chatml"):
-        if Path(template).is_file():
-            found = {**found, "chat_template": file_digest(Path(template), cache)}
-        else:
-            problems.append(
-                Diagnostic(
-                    "LF607",
-                    f"chat template {template} does not exist",
-                    key="tokenizer.chat_template",
-                    notes=("`auto`, `chatml`, or a Jinja file",),
-                    hint="tokenizer.chat_template=auto",
-                )
+    if template in names():
+        found = {**found, "chat_template": file_digest(path(template), cache)}
+    elif template != "auto" and Path(template).is_file():
+        found = {**found, "chat_template": file_digest(Path(template), cache)}
+    elif template != "auto":
+        guess = near(template, names(), 1)
+        problems.append(
+            Diagnostic(
+                "LF607",
+                f"chat template {template} does not exist",
+                key="tokenizer.chat_template",
+                notes=(f"`auto`, a Jinja file, or one of {', '.join(names())}",),
+                hint=f"tokenizer.chat_template={guess[0] if guess else 'auto'}",
             )
+        )
     return found, problems
 
 
@@ -131,47 +151,40 @@ def _no_tokenizer(model: ModelSpec) -> list[Diagnostic]:
 
 
 def probe_data(context: Context) -> Step:
-    """Rows, shape and digests of the data files."""
+    """Rows, shapes and digests of the data."""
     data = context.spec.data
     facts, problems = look_at(data, Path(context.spec.paths.cache))
     identity: dict[str, Any] = dict(context.facts.identity)
-    if isinstance(data, BuiltinData):
-        identity["data"] = {"builtin": builtin_digest()}
-    elif isinstance(data, JsonlData) and facts is not None:
-        # content and order count; where the files lie does not
-        identity["data"] = {
-            role: [facts.files[path].sha256 for path in as_paths(getattr(data, role))]
-            for role in ("train", "evaluation")
-        }
-    values: tuple[Derived, ...] = ()
-    if facts is not None and data.shape == "auto":
-        values = (
-            Derived(
-                "data.shape",
-                facts.shape,
-                "the first row has the columns of this shape",
-                ("data.fields",),
-                probed=True,
-            ),
-        )
-    return Step(values, {"data": facts, "identity": identity}, tuple(problems))
+    if facts is not None:
+        identity["data"] = facts.identity()
+    values = []
+    for name, source in sources_of(data).items() if facts is not None else ():
+        if source.shape == "auto" and facts is not None:
+            prefix = f"data.sources.{name}" if name else "data"
+            values.append(
+                Derived(
+                    f"{prefix}.shape",
+                    facts.sources[name].shape if facts.sources else facts.shape,
+                    "the first row has the columns of this shape",
+                    (f"{prefix}.fields",),
+                    probed=True,
+                )
+            )
+    return Step(tuple(values), {"data": facts, "identity": identity}, tuple(problems))
 
 
 def derive_collator(context: Context) -> Step:
-    """The collator that fits the data's shape."""
-    spec = context.spec
-    if not isinstance(spec.collator, AutoCollator) or spec.data.shape == "auto":
+    """The collator that fits the data's shape; of several, one that can read them all."""
+    facts = context.facts.data
+    if not isinstance(context.spec.collator, AutoCollator) or facts is None:
         return Step()
-    return Step(
-        (
-            Derived(
-                "collator.kind",
-                COLLATOR_OF_SHAPE[spec.data.shape],
-                f"rows of shape `{spec.data.shape}`",
-                ("data.shape",),
-            ),
-        )
-    )
+    shapes = facts.shapes
+    if len(shapes) == 1:
+        kind, why = COLLATOR_OF_SHAPE[shapes[0]], f"rows of shape `{shapes[0]}`"
+    else:
+        fitting = (k for k in ("chat", "completion", "lm") if set(shapes) <= set(READABLE[k]))
+        kind, why = next(fitting), f"it reads {', '.join(f'`{shape}`' for shape in shapes)}"
+    return Step((Derived("collator.kind", kind, why, ("data.shape",)),))
 
 
 def derive_max_length(context: Context) -> Step:
@@ -187,3 +200,30 @@ def derive_max_length(context: Context) -> Step:
         else "the model's context is not known"
     )
     return Step((Derived("collator.max_length", value, why, ("facts.model.context",)),))
+
+
+def derive_order(context: Context) -> Step:
+    """Samples of like length together, where their order is free and their lengths differ."""
+    spec = context.spec
+    if spec.trainer.group_by_length != "auto":
+        return Step()
+    reads = ("data.shuffle", "data.streaming", "collator.packing")
+    if spec.collator.packing != "none":
+        grouped, why = False, "packed rows are all about as long"
+    elif spec.data.streaming:
+        grouped, why = False, "the lengths of streamed samples are not known ahead"
+    elif not spec.data.shuffle:
+        grouped, why = False, "the order is that of the data"
+    else:
+        grouped, why = True, "less padding in batches of like length"
+    return Step((Derived("trainer.group_by_length", grouped, why, reads),))
+
+
+def probe_samples(context: Context) -> Step:
+    """Samples of one epoch: rows, or what became of them if they were prepared before."""
+    spec, data = context.spec, context.facts.data
+    if data is None or spec.data.streaming or not isinstance(spec.collator.max_length, int):
+        return Step()
+    fingerprint = stage_fingerprints(spec, context.facts.identity)["prepare"]
+    samples = count_samples(spec, data, fingerprint)
+    return Step(facts={"samples": samples})

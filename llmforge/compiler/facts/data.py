@@ -1,81 +1,367 @@
-"""Data files looked at before anything is loaded: rows, shape, digests, and every faulty line.
+"""Data looked at before anything is loaded: every row of every source read, counted and checked.
 
-In: a data section. Out: `DataFacts` and diagnostics LF501-LF506, LF509. Each file is read once,
-line by line; the result is remembered by the file's size and time, so a second plan does not read
-it again. Samples are made elsewhere (`build/data.py`); nothing here tokenises.
+In: section `data`. Out: `DataFacts` and findings LF501-LF506, LF509, LF511-LF516. Each part is read
+once; what was found is remembered by the file's size and time and by the settings that matter, so a
+second plan does not read it again. Nothing here tokenises.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llmforge.compiler.facts.digests import remember, remembered, stat_key
-from llmforge.compiler.facts.rows import detect_shape, explain_no_shape, row_fault
-from llmforge.diagnostics import Diagnostic, near
-from llmforge.schema.data import BuiltinData, DataSpec, Fields, JsonlData
+from llmforge.compiler.facts.faults import (
+    left_out,
+    no_rows,
+    row_findings,
+    tell,
+    too_many,
+)
+from llmforge.diagnostics import Diagnostic
+from llmforge.digests import edge_digest, file_digest, remember, remembered, stat_key
+from llmforge.schema.base import allowed
+from llmforge.schema.data import BuiltinData, MixData, Rows, Source
+from llmforge.sources.base import Fault, Part, Unusable
+from llmforge.sources.counts import Share, SourceRows, share_out
+from llmforge.sources.flow import Dropped, Flow, Transform
+from llmforge.sources.functions import find_transform, identity
+from llmforge.sources.opening import DEFAULT_SET, Opened, open_source, set_name, sources_of
+from llmforge.sources.select import condition
 from llmforge.version import __version__
 
-_FAULTS_SHOWN = 5
-"""Faulty lines told one by one per file; the rest are counted."""
+_LOOKED_AT = 1000
+"""Rows of a training part that are read where data are streamed: the rest may be without end."""
+
+_FAULTS_KEPT = 5
+"""Faulty rows told one by one per part; the rest are counted."""
 
 
 @dataclass(frozen=True)
-class FileFacts:
-    """One file, as it was when the plan was made."""
+class PartFacts:
+    """One file, or the snapshot of a query, as it was when the plan was made."""
 
+    name: str
+    """As people know it."""
+    file: str
     sha256: str
-    rows: int
+    """Of its bytes; `edges`: of its size, first and last MiB, where data are streamed."""
     bytes: int
+    rows: int
+    """Usable rows that are trained on, or of an evaluation part."""
+    folded: int = 0
+    """Usable rows that the fold column holds out."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Rows left out by reason: `bad`, `not_selected`, `transformed_away`."""
+    edges: bool = False
+    """Only its first rows were read."""
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """One source."""
+
+    shape: str
+    train: tuple[PartFacts, ...]
+    evaluation: dict[str, tuple[PartFacts, ...]]
+    share: Share
+    """Rows it gives."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What a name stood for: the hub's commit."""
 
 
 @dataclass(frozen=True)
 class DataFacts:
     """What the data section stands for."""
 
-    shape: str
+    shapes: tuple[str, ...]
+    """Of its sources, each once."""
     train_rows: int
-    evaluation_rows: int
-    files: dict[str, FileFacts] = field(default_factory=dict)
-    """By path as written in the settings."""
+    sets: dict[str, int]
+    """Rows of each evaluation set."""
+    sources: dict[str, SourceFacts] = field(default_factory=dict)
+    functions: dict[str, str] = field(default_factory=dict)
+    """Digests of the code that rows go through: `transform:name`, `class:name`."""
+
+    @property
+    def shape(self) -> str:
+        return self.shapes[0] if len(self.shapes) == 1 else "mixed"
+
+    @property
+    def evaluation_rows(self) -> int:
+        return sum(self.sets.values())
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "shape": self.shape,
             "rows": {"train": self.train_rows, "evaluation": self.evaluation_rows},
-            "files": {path: asdict(facts) for path, facts in self.files.items()},
+            "sets": dict(self.sets),
+            "sources": {name or "data": asdict(found) for name, found in self.sources.items()},
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the samples: content and order count, where files lie does not."""
+        return {
+            **{
+                name or "data": {
+                    "train": [part.sha256 for part in found.train],
+                    "evaluation": {
+                        key: [part.sha256 for part in parts]
+                        for key, parts in found.evaluation.items()
+                    },
+                }
+                for name, found in self.sources.items()
+            },
+            **self.functions,
         }
 
 
-def look_at(data: DataSpec, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]]:
-    """Facts of a data section; None when a file is unusable."""
+def look_at(data: Rows, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]]:
+    """Facts of a data section; None when a part is unusable."""
     if isinstance(data, BuiltinData):
         return _builtin(data, cache)
-    if isinstance(data, JsonlData):
-        return _jsonl(data, cache)
-    return None, []
+    found: list[Diagnostic] = []
+    looks = {
+        name: _Look(name, source, data.streaming, cache, found)
+        for name, source in sources_of(data).items()
+    }
+    if isinstance(data, MixData) and data.weights is not None:
+        found += _unfit_weights(data)
+    bad = sum(look.bad for look in looks.values())
+    total = sum(look.seen for look in looks.values())
+    if bad and not any(d.is_error for d in found):
+        places = [row for look in looks.values() for row in look.first_bad]
+        hopeless = any(look.hopeless for look in looks.values())
+        if hopeless or bad > allowed(data.max_bad_rows, total):
+            found += [d for look in looks.values() for d in look.row_findings]
+            found += [] if hopeless else too_many(bad, total, data.max_bad_rows)
+        else:
+            found.append(left_out(bad, total, places))
+    else:
+        found += [d for look in looks.values() for d in look.row_findings]
+    if any(d.is_error for d in found):
+        return None, found
+    rows = {name: look.rows() for name, look in looks.items()}
+    shares = share_out(rows, data, {name: set_name(name, None) for name in looks})
+    sources = {name: look.facts(shares[name]) for name, look in looks.items()}
+    sets = {key: n for share in shares.values() for key, n in share.sets.items()}
+    train_rows = sum(share.taken for share in shares.values())
+    if not train_rows:
+        return None, [*found, no_rows("the data", "data", Counter())]
+    shapes = tuple(dict.fromkeys(source.shape for source in sources.values()))
+    functions = {key: digest for look in looks.values() for key, digest in look.functions.items()}
+    return DataFacts(shapes, train_rows, sets, sources, functions), found
 
 
-def as_paths(value: str | list[str] | None) -> list[str]:
-    """One path, several, or none."""
-    if value is None:
+class _Look:
+    """One source, opened and read."""
+
+    def __init__(
+        self, name: str, source: Source, streaming: bool, cache: Path, found: list[Diagnostic]
+    ) -> None:
+        self._source, self._cache, self._streaming = source, cache, streaming
+        self.prefix = f"data.sources.{name}" if name else "data"
+        self.bad = self.seen = 0
+        self.hopeless = False
+        """Every row of a part has the same fault."""
+        self.first_bad: list[str] = []
+        self.row_findings: list[Diagnostic] = []
+        self.functions: dict[str, str] = {}
+        self._shape: str | None = None if source.shape == "auto" else source.shape
+        self._train: list[PartFacts] = []
+        self._sets: dict[str, list[PartFacts]] = {}
+        self._opened = Opened(self.prefix)
+        before = len(found)
+        found += [_bad_condition(text, self.prefix, error) for text, error in _faulty(source)]
+        found += self._contradiction()
+        transform = self._find_transform(found)
+        if len(found) > before:
+            return
+        self._opened = open_source(name, source, cache)
+        found += [tell(problem, self.prefix, key) for key, problem in self._opened.unusable]
+        self._train = self._read(self._opened.train, "train", transform, found)
+        for key, parts in self._opened.evaluation.items():
+            self._sets[key] = self._read(parts, "evaluation", transform, found)
+
+    def rows(self) -> SourceRows:
+        """Usable rows."""
+        return SourceRows(
+            sum(part.rows for part in self._train),
+            sum(part.folded for part in self._train),
+            {key: sum(part.rows for part in parts) for key, parts in self._sets.items()},
+        )
+
+    def facts(self, share: Share) -> SourceFacts:
+        """For the plan."""
+        sets = {key: tuple(parts) for key, parts in self._sets.items()}
+        shape = self._shape or "text"
+        return SourceFacts(shape, tuple(self._train), sets, share, self._opened.facts)
+
+    def _find_transform(self, found: list[Diagnostic]) -> Transform | None:
+        name = self._source.transform
+        if name is None:
+            return None
+        try:
+            transform = find_transform(name)
+            self.functions[f"transform:{name}"] = identity(transform)
+        except Unusable as problem:
+            found.append(tell(problem, self.prefix, "transform"))
+            return None
+        return transform
+
+    def _contradiction(self) -> list[Diagnostic]:
+        given = getattr(self._source, "evaluation", None)
+        if self._source.fold is None or given is None:
+            return []
+        key = f"{self.prefix}.fold"
+        return [
+            Diagnostic(
+                "LF511",
+                f"the fold column `{self._source.fold}` and an evaluation set of its own would "
+                "both say what is held out",
+                key=key,
+                hint=f"{key}=null",
+            )
+        ]
+
+    def _read(
+        self, parts: list[Part], key: str, transform: Transform | None, found: list[Diagnostic]
+    ) -> list[PartFacts]:
+        facts = []
+        for part in parts:
+            try:
+                limit = _LOOKED_AT if self._streaming and key == "train" else None
+                seen = self._remembered(part, transform, limit)
+            except Unusable as problem:
+                found.append(tell(problem, self.prefix, key))
+                continue
+            self._shape = self._shape or seen.shape
+            self.bad += seen.dropped.get("bad", 0)
+            self.seen += seen.kept + seen.folded + sum(seen.dropped.values())
+            self.first_bad += [place for place, _ in seen.faults]
+            self.hopeless |= any(fault.ends for _, fault in seen.faults)
+            bad = seen.dropped.get("bad", 0)
+            self.row_findings += row_findings(seen.faults, bad, part.name, self.prefix, key)
+            if not (seen.kept + seen.folded) and not bad:
+                found.append(no_rows(part.name, f"{self.prefix}.{key}", Counter(seen.dropped)))
+            path = part.file
+            assert path is not None  # noqa: S101 - whatever is no file took a snapshot
+            digest = edge_digest(path) if limit else file_digest(path, self._cache)
+            size = path.stat().st_size
+            held = seen.folded if key == "train" else 0
+            kept = seen.kept if key == "train" else seen.kept + seen.folded
+            facts.append(
+                PartFacts(
+                    part.name, str(path), digest, size, kept, held, dict(seen.dropped), bool(limit)
+                )
+            )
+        return facts
+
+    def _remembered(self, part: Part, transform: Transform | None, limit: int | None) -> _Seen:
+        path = part.file
+        assert path is not None  # noqa: S101 - whatever is no file took a snapshot
+        if not path.is_file():
+            return _scan(part, Flow(self._source, self._shape, transform), limit)
+        settings = self._source.settings()
+        for place in ("train", "evaluation", "path", "url"):
+            settings.pop(place, None)
+        key = json.dumps(
+            [__version__, stat_key(path), self._shape, settings, self.functions, limit],
+            sort_keys=True,
+        )
+        known = remembered(self._cache, "scans.json", key)
+        if isinstance(known, Mapping):
+            return _Seen.from_dict(known, part.name)
+        seen = _scan(part, Flow(self._source, self._shape, transform), limit)
+        remember(self._cache, "scans.json", key, seen.to_dict(part.name))
+        return seen
+
+
+@dataclass
+class _Seen:
+    """What one reading of a part found."""
+
+    shape: str | None
+    kept: int = 0
+    folded: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    faults: list[tuple[str, Fault]] = field(default_factory=list)
+    """Place and fault of the first bad rows."""
+
+    def to_dict(self, name: str) -> dict[str, Any]:
+        faults = [(place.removeprefix(name), asdict(fault)) for place, fault in self.faults]
+        return {**asdict(self), "faults": faults}
+
+    @classmethod
+    def from_dict(cls, known: Mapping[str, Any], name: str) -> _Seen:
+        faults = [
+            (f"{name}{place}", Fault(**{**fault, "notes": tuple(fault["notes"])}))
+            for place, fault in known["faults"]
+        ]
+        return cls(**{**known, "faults": faults})
+
+
+def _scan(part: Part, flow: Flow, limit: int | None = None) -> _Seen:
+    """The first rows of a part, or all; a fault that every row would have ends the reading."""
+    seen = _Seen(None)
+    dropped: Counter[str] = Counter()
+    for item in islice(flow.read(part), limit):
+        if not isinstance(item, Dropped):
+            seen.folded += item.held_out
+            seen.kept += not item.held_out
+            continue
+        dropped[item.reason] += 1
+        if item.fault is not None and len(seen.faults) < _FAULTS_KEPT:
+            seen.faults.append((item.place, item.fault))
+        if item.fault is not None and item.fault.ends:
+            break
+    seen.shape, seen.dropped = flow.shape, dict(sorted(dropped.items()))
+    return seen
+
+
+def _faulty(source: Source) -> list[tuple[str, ValueError]]:
+    found = []
+    for text in source.select:
+        try:
+            condition(text)
+        except ValueError as error:
+            found.append((text, error))
+    return found
+
+
+def _bad_condition(text: str, prefix: str, error: ValueError) -> Diagnostic:
+    return Diagnostic(
+        "LF516",
+        f"`{text}` is not a condition: {error}",
+        key=f"{prefix}.select",
+        hint=f"{prefix}.select=[]",
+    )
+
+
+def _unfit_weights(data: MixData) -> list[Diagnostic]:
+    given, known = set(data.weights or ()), set(data.sources)
+    if given == known:
         return []
-    return [value] if isinstance(value, str) else list(value)
-
-
-def held_out(rows: int, fraction: float) -> int:
-    """Rows held out of `rows`: the rounded share, at least one, never all."""
-    if fraction == 0 or rows < 2:
-        return 0
-    return min(max(1, round(rows * fraction)), rows - 1)
-
-
-def _capped(rows: int, limit: int | None) -> int:
-    return rows if limit is None else min(rows, limit)
+    notes = tuple(
+        f"{what}: {', '.join(sorted(names))}"
+        for what, names in (("no weight", known - given), ("no such source", given - known))
+        if names
+    )
+    even = ",".join(f"{name}:1.0" for name in data.sources)
+    return [
+        Diagnostic(
+            "LF518",
+            "data.weights must name every source, and nothing else",
+            key="data.weights",
+            notes=notes,
+            hint=f"'data.weights={{{even}}}'",
+        )
+    ]
 
 
 def builtin_digest() -> str:
@@ -88,7 +374,8 @@ def builtin_digest() -> str:
 
 
 def _builtin(data: BuiltinData, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]]:
-    key = f"{builtin_digest()}|{data.rows}|{data.generator_seed}|{data.eval_fraction}"
+    code = builtin_digest()
+    key = f"{code}|{data.rows}|{data.generator_seed}|{data.eval_fraction}"
     known = remembered(cache, "builtin.json", key)
     if not isinstance(known, list):
         from llmforge.samples.conversations import generate, split
@@ -104,188 +391,6 @@ def _builtin(data: BuiltinData, cache: Path) -> tuple[DataFacts | None, list[Dia
             return None, [found]
         known = [len(rows) - len(held), len(held)]
         remember(cache, "builtin.json", key, known)
-    facts = DataFacts(
-        "messages",
-        _capped(known[0], data.max_train_rows),
-        _capped(known[1], data.max_eval_rows),
-    )
-    return facts, []
-
-
-def _jsonl(data: JsonlData, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]]:
-    found: list[Diagnostic] = []
-    files: dict[str, FileFacts] = {}
-    shape: str | None = None if data.shape == "auto" else data.shape
-    counts = {"train": 0, "evaluation": 0}
-    for role in ("train", "evaluation"):
-        for path in as_paths(getattr(data, role)):
-            key = f"data.{role}"
-            facts, file_shape, problems = _scan(path, key, data.fields, shape, cache)
-            found += problems
-            if facts is not None and file_shape is not None:
-                shape = shape or file_shape
-                files[path] = facts
-                counts[role] += facts.rows
-    if any(d.is_error for d in found) or shape is None:
-        return None, found
-    train, evaluation = counts["train"], counts["evaluation"]
-    if data.evaluation is None:
-        evaluation = held_out(train, data.eval_fraction)
-        train -= evaluation
-    return (
-        DataFacts(
-            shape,
-            _capped(train, data.max_train_rows),
-            _capped(evaluation, data.max_eval_rows),
-            files,
-        ),
-        found,
-    )
-
-
-def _scan(
-    name: str, key: str, fields: Fields, shape: str | None, cache: Path
-) -> tuple[FileFacts | None, str | None, list[Diagnostic]]:
-    path = Path(name)
-    if not path.is_file():
-        return None, None, [_not_a_file(path, key)]
-    memory = (
-        f"{__version__}|{stat_key(path)}|{shape}|{json.dumps(fields.settings(), sort_keys=True)}"
-    )
-    known = remembered(cache, "scans.json", memory)
-    if isinstance(known, Mapping):
-        return FileFacts(**known["facts"]), known["shape"], []
-    try:
-        facts, seen, problems = _read_rows(path, key, fields, shape)
-    except OSError as error:
-        message = f"data file {path} cannot be read: {error.strerror}"
-        return None, None, [Diagnostic("LF501", message, key=key)]
-    if facts is not None and not problems:
-        remember(cache, "scans.json", memory, {"facts": asdict(facts), "shape": seen})
-    return facts, seen, problems
-
-
-def _read_rows(
-    path: Path, key: str, fields: Fields, shape: str | None
-) -> tuple[FileFacts | None, str | None, list[Diagnostic]]:
-    """Every line of a JSONL file, checked; the first faults told, the rest counted."""
-    digest = hashlib.sha256()
-    faults: list[Diagnostic] = []
-    surplus = rows = size = 0
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            digest.update(raw)
-            size += len(raw)
-            if not raw.strip():
-                continue
-            rows += 1
-            fault, shape = _line_fault(raw, f"{path}:{number}", key, fields, shape)
-            if fault is not None:
-                if fault.code in ("LF503", "LF506"):
-                    # the same mistake on every line: one finding says it all
-                    return None, None, [*faults, fault]
-                if len(faults) < _FAULTS_SHOWN:
-                    faults.append(fault)
-                else:
-                    surplus += 1
-    if rows == 0:
-        return (
-            None,
-            None,
-            [
-                Diagnostic(
-                    "LF502",
-                    f"{path} holds no rows",
-                    key=key,
-                    notes=("only blank lines" if size else "the file is empty",),
-                    hint=f"{key}=<file>",
-                )
-            ],
-        )
-    if surplus:
-        last = faults[-1]
-        more = f"{surplus} more faulty lines in {path}"
-        faults[-1] = Diagnostic(
-            last.code, last.message, key=last.key, notes=(*last.notes, more), hint=last.hint
-        )
-    return FileFacts(digest.hexdigest(), rows, size), shape, faults
-
-
-def _line_fault(
-    raw: bytes, place: str, key: str, fields: Fields, shape: str | None
-) -> tuple[Diagnostic | None, str | None]:
-    try:
-        text = raw.decode("utf-8-sig" if place.endswith(":1") else "utf-8")
-        row = json.loads(text.rstrip("\r\n"))
-    except UnicodeDecodeError as error:
-        return _not_utf8(raw, error, place, key), shape
-    except (json.JSONDecodeError, RecursionError) as error:
-        return _malformed(raw, error, place, key), shape
-    if not isinstance(row, dict):
-        return (
-            Diagnostic(
-                "LF504",
-                f"{place} is not a JSON object",
-                key=key,
-                notes=(f"line reads: {_excerpt(raw)}",),
-                hint="put one {...} object on each line",
-            ),
-            shape,
-        )
-    if shape is None:
-        shape = detect_shape(row, fields)
-        if shape is None:
-            return explain_no_shape(row, fields, place), None
-    return row_fault(row, shape, fields, place), shape
-
-
-def _malformed(raw: bytes, error: Exception, place: str, key: str) -> Diagnostic:
-    column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-    reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-    return Diagnostic(
-        "LF504",
-        f"{place}{column} is not valid JSON: {reason}",
-        key=key,
-        notes=(f"line reads: {_excerpt(raw)}",),
-        hint=f"mend or remove that line: sed -n {place.rpartition(':')[2]}p "
-        f"{place.rpartition(':')[0]}",
-    )
-
-
-def _not_utf8(raw: bytes, error: UnicodeDecodeError, place: str, key: str) -> Diagnostic:
-    guess = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in raw else "ISO-8859-1"
-    path = place.rpartition(":")[0]
-    return Diagnostic(
-        "LF503",
-        f"{place} is not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}",
-        key=key,
-        notes=(f"it looks like {guess}",),
-        hint=f"iconv -f {guess} -t UTF-8 {path} > {path}.utf8 && mv {path}.utf8 {path}",
-    )
-
-
-def _not_a_file(path: Path, key: str) -> Diagnostic:
-    if path.is_dir():
-        inside = sorted(p.name for p in path.glob("*.jsonl"))[:3]
-        return Diagnostic(
-            "LF501",
-            f"{path} is a folder, not a file",
-            key=key,
-            hint=f"{key}={path / inside[0]}" if inside else None,
-        )
-    parent = path.parent
-    guess = near(path.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else []
-    return Diagnostic(
-        "LF501",
-        f"data file {path} does not exist",
-        key=key,
-        notes=(f"looked from {Path.cwd()}",)
-        if parent.is_dir()
-        else (f"there is no folder {parent}",),
-        hint=f"{key}={parent / guess[0]}" if guess else None,
-    )
-
-
-def _excerpt(raw: bytes) -> str:
-    text = raw.decode("utf-8", "replace").strip()
-    return text if len(text) <= 80 else text[:77] + "..."
+    sets = {DEFAULT_SET: known[1]} if known[1] else {}
+    share = share_out({"": SourceRows(known[0], 0, sets)}, data, {"": DEFAULT_SET})[""]
+    return DataFacts(("messages",), share.taken, share.sets, {}, {"builtin": code}), []

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmforge.compiler.facts.digests import file_digest
 from llmforge.compiler.facts.families import (
     BadConfig,
     ModelFacts,
@@ -20,6 +19,7 @@ from llmforge.compiler.facts.families import (
 )
 from llmforge.compiler.facts.shapes import config_of, shape_faults
 from llmforge.diagnostics import Diagnostic, Severity, near
+from llmforge.digests import file_digest
 from llmforge.schema.model import FolderModel, HubModel, ModelSpec, ScratchModel
 
 TOKENIZER_FILES = (

@@ -7,10 +7,18 @@ for a user's fault. Its docstring is what `llmforge explain CODE` prints; its pa
 
 from __future__ import annotations
 
-from llmforge.compiler.rules import batch, data, distributed, model, precision, tracking
+from llmforge.compiler.rules import (
+    batch,
+    data,
+    distributed,
+    model,
+    packing,
+    precision,
+    tracking,
+)
 from llmforge.compiler.rules.base import Rule, registered_rules
 
-MODULES = (batch, precision, distributed, data, model, tracking)
+MODULES = (batch, precision, distributed, data, packing, model, tracking)
 
 RULES: tuple[Rule, ...] = registered_rules()
 

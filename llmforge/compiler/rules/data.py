@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmforge.compiler.context import Context
-from llmforge.compiler.derive.inputs import COLLATOR_OF_SHAPE
+from llmforge.compiler.derive.inputs import COLLATOR_OF_SHAPE, READABLE
 from llmforge.compiler.rules.base import rule
-from llmforge.diagnostics import Diagnostic
+from llmforge.diagnostics import Diagnostic, Severity
+from llmforge.schema.data import BuiltinData, MixData
+from llmforge.sources.opening import sources_of
 
 
 @rule("LF507", "collator that does not fit the data")
 def collator_does_not_fit(context: Context) -> Iterator[Diagnostic]:
-    """Each collator reads one shape of rows: `completion` needs prompt and completion, `chat`
-    needs messages, `lm` takes any text.
+    """Each collator reads certain shapes of rows: `completion` needs something to complete, `chat`
+    needs somebody who asks, `lm` takes any text.
 
-    `collator=auto` picks the fitting one.
+    `collator=auto` picks a fitting one.
     """
-    shape, kind = context.spec.data.shape, context.spec.collator.kind
-    fitting = COLLATOR_OF_SHAPE.get(shape)
-    if fitting is not None and kind in COLLATOR_OF_SHAPE.values() and kind not in (fitting, "lm"):
+    facts, kind = context.facts.data, context.spec.collator.kind
+    if facts is None or kind not in READABLE:
+        return
+    unread = [shape for shape in facts.shapes if shape not in READABLE[kind]]
+    if unread:
+        shown = ", ".join(f"`{shape}`" for shape in unread)
+        fitting = COLLATOR_OF_SHAPE[unread[0]] if len(facts.shapes) == 1 else "auto"
         yield Diagnostic(
             "LF507",
-            f"collator `{kind}` cannot read rows of shape `{shape}`",
+            f"collator `{kind}` cannot read rows of shape {shown}",
             key="collator.kind",
             hint=f"collator={fitting}",
         )
@@ -45,3 +51,63 @@ def longer_than_context(context: Context) -> Iterator[Diagnostic]:
             key="collator.max_length",
             hint=f"collator.max_length={model.context}",
         )
+
+
+@rule("LF513", "steps that are foretold")
+def foretold_steps(context: Context) -> Iterator[Diagnostic]:
+    """How many packs, pieces or left-over samples there are follows from the tokens, so the steps
+    of an epoch are a guess until the data are prepared.
+
+    `llmforge train` prepares them before it settles the plan; `llmforge prepare` does it now. A
+    note; a saved plan with foretold steps is refused when it is to be run.
+    """
+    samples, trainer = context.facts.samples, context.spec.trainer
+    if samples is None or samples.exact or trainer.max_steps is not None:
+        return
+    yield Diagnostic(
+        "LF513",
+        f"about {samples.count:,} {samples.what} an epoch: the exact number, and with it the "
+        "steps, is known once the data are prepared",
+        Severity.NOTE,
+        key="collator.packing",
+        hint="llmforge prepare",
+    )
+
+
+@rule("LF519", "streaming of what must be known whole")
+def streamed_data(context: Context) -> Iterator[Diagnostic]:
+    """Streamed rows are read while training and never counted: nothing can follow from how many
+    there are, and nothing can be chosen from all of them.
+
+    So the run's length is `trainer.max_steps`, evaluation rows have files of their own, the
+    tokenizer is there already, and sources of a mix take turns instead of having weights.
+    """
+    spec = context.spec
+    if not spec.data.streaming:
+        return
+    found: list[tuple[str, str, str | None]] = []
+    if spec.trainer.max_steps is None:
+        found.append(("trainer.max_steps", "an epoch of unknown length", "trainer.max_steps=1000"))
+    held_out = any(
+        source.fold is not None or getattr(source, "evaluation", None) is None
+        for source in sources_of(spec.data).values()
+    )
+    if held_out and spec.data.eval_fraction > 0:
+        what = "a share of rows that are never counted, held out"
+        found.append(("data.eval_fraction", what, "data.eval_fraction=0"))
+    if spec.tokenizer.source == "train":
+        what = "a tokenizer trained on rows that are not read ahead"
+        found.append(("tokenizer.source", what, "tokenizer.source=<folder>"))
+    if isinstance(spec.data, BuiltinData):
+        found.append(("data.streaming", "rows that are generated at once", "data.streaming=false"))
+    if isinstance(spec.data, MixData) and spec.data.weights is not None:
+        found.append(("data.weights", "weights of sources of unknown size", "data.weights=null"))
+    for key, every in (
+        ("evaluation.every", spec.evaluation.every),
+        ("checkpoint.every", spec.checkpoint.every),
+        ("trainer.log_every", spec.trainer.log_every),
+    ):
+        if every == "epoch":
+            found.append((key, "every epoch, whose length is not known", f"{key}=25%"))
+    for key, what, hint in found:
+        yield Diagnostic("LF519", f"{what}, while the data are streamed", key=key, hint=hint)

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from llmforge.compiler.context import Context, Facts
 from llmforge.compiler.derive.batch import derive_batch, derive_intervals, derive_steps
-from llmforge.compiler.facts.data import DataFacts
+from llmforge.compiler.facts.samples import Samples
 from llmforge.compiler.rules.batch import batch_does_not_divide
 from llmforge.origins import Origins
 
-DATA = Facts(data=DataFacts("messages", 1000, 100))
+DATA = Facts(samples=Samples(1000, exact=True, what="rows"))
 
 
 def batch_of(context: Context) -> tuple[int, int, int]:

@@ -89,5 +89,5 @@ def test_digests_stand_for_what_paths_name(solved, bench):
 
     identity = solved(*TINY, *QA).facts.identity
 
-    assert identity["data"]["train"] == [sha256((bench / "qa.jsonl").read_bytes()).hexdigest()]
+    assert identity["data"]["data"]["train"] == [sha256((bench / "qa.jsonl").read_bytes()).hexdigest()]
     assert set(identity["model"]) == {"config.json", "model.safetensors"}

@@ -6,7 +6,7 @@ import os
 from hashlib import sha256
 
 from llmforge.compiler.facts import digests
-from llmforge.compiler.facts.digests import file_digest, remember, remembered
+from llmforge.digests import file_digest, remember, remembered
 
 
 def test_digest_is_sha256_of_the_bytes(tmp_path):

@@ -17,6 +17,9 @@ _REMEMBER_FROM = 16 * 2**20
 """Smaller files are hashed faster than a note about them is found."""
 
 
+_EDGE = 2**20
+
+
 def stat_key(path: Path) -> str:
     """Changes whenever the file at `path` was rewritten or replaced."""
     stat = path.stat()
@@ -47,6 +50,23 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def edge_digest(path: Path) -> str:
+    """SHA-256 of a file's size, first and last MiB: for files too large to read ahead, hex."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_EDGE))
+        file.seek(max(0, size - _EDGE))
+        digest.update(file.read(_EDGE))
+    return digest.hexdigest()
+
+
+def remember_digest(path: Path, digest: str, cache: Path) -> None:
+    """Keep the digest of a large file that was just written, so that nobody reads it again."""
+    if path.stat().st_size >= _REMEMBER_FROM:
+        remember(cache, "digests.json", stat_key(path), digest)
 
 
 def file_digest(path: Path, cache: Path) -> str:
