@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from llmforge import plugins, registry
 from llmforge.build.data import Item
 from llmforge.build.sample import IGNORED, Rejected, Sample, fit
 from llmforge.build.templates import stop_ids
+from llmforge.build.tokenize import begin
 from llmforge.plan import Plan
 from llmforge.sources.base import Row
 from llmforge.sources.flow import Dropped
@@ -76,10 +78,28 @@ class Maker:
 
     def __call__(self, items: list[Item], with_prompts: bool) -> Made:
         """Samples of the rows among `items`; what was dropped before stays dropped."""
+        return self.begin(items, with_prompts)()
+
+    def begin(self, items: list[Item], with_prompts: bool) -> Callable[[], Made]:
+        """Have the rows' texts encoded in a thread; what is returned gives the samples.
+
+        A caller that begins a batch before it asks for the one before keeps the tokenizer busy.
+        """
+        by_shape: dict[tuple[str, ...], list[int]] = {}
+        for number, item in enumerate(items):
+            if isinstance(item, Row):
+                by_shape.setdefault(_shape(item), []).append(number)
+        begun = []
+        for numbers in by_shape.values():  # rows of one shape are built together
+            rows = [item for item in map(items.__getitem__, numbers) if isinstance(item, Row)]
+            begun.append((numbers, begin(self._build, rows, self._tokenizer, self._plan)))
+        return partial(self._finish, items, begun, with_prompts)
+
+    def _finish(self, items: list[Item], begun: Begun, with_prompts: bool) -> Made:
         owners: list[int] = []
         samples: list[Sample] = []
         made = Made()
-        for number, sample in self._samples(items):
+        for number, sample in _in_order(items, begun):
             if isinstance(sample, Rejected):
                 made.rejected.append((number, sample.reason, sample.detail))
                 continue
@@ -103,22 +123,21 @@ class Maker:
         made.prompts = [s.prompt for s in samples] if with_prompts else []
         return made
 
-    def _samples(self, items: list[Item]) -> Iterator[tuple[int, Sample | Rejected]]:
-        """Each row's sample, in the rows' order; rows of one shape are built together."""
-        by_shape: dict[tuple[str, ...], list[int]] = {}
-        for number, item in enumerate(items):
-            if isinstance(item, Row):
-                by_shape.setdefault(_shape(item), []).append(number)
-        found: dict[int, Sample | Rejected] = {}
-        for numbers in by_shape.values():
-            rows = [items[number] for number in numbers]
-            found.update(zip(numbers, self._build(rows, self._tokenizer, self._plan), strict=True))
-        for number, item in enumerate(items):
-            if isinstance(item, Dropped):
-                detail = item.fault.what if item.fault else ""
-                yield number, Rejected(item.reason, detail)
-            else:
-                yield number, found[number]
+
+Begun = list[tuple[list[int], Callable[[], list[Sample | Rejected]]]]
+"""Numbers of rows of one shape, and what gives their samples."""
+
+
+def _in_order(items: list[Item], begun: Begun) -> Iterator[tuple[int, Sample | Rejected]]:
+    """Each row's sample, in the rows' order."""
+    found: dict[int, Sample | Rejected] = {}
+    for numbers, samples in begun:
+        found.update(zip(numbers, samples(), strict=True))
+    for number, item in enumerate(items):
+        if isinstance(item, Dropped):
+            yield number, Rejected(item.reason, item.fault.what if item.fault else "")
+        else:
+            yield number, found[number]
 
 
 def _shape(row: Row) -> tuple[str, ...]:
@@ -166,8 +185,14 @@ class Makers:
     def made(self, items: Iterable[Item], with_prompts: bool) -> Iterator[tuple[list[Item], Made]]:
         """Every batch with its samples, in order; only a few batches are held at a time."""
         if self._pool is None:
+            held: tuple[list[Item], Callable[[], Made]] | None = None
             for batch in batched(items):
-                yield batch, self._own(batch, with_prompts)
+                begun = self._own.begin(batch, with_prompts)
+                if held is not None:
+                    yield held[0], held[1]()
+                held = batch, begun
+            if held is not None:
+                yield held[0], held[1]()
             return
         waiting: deque[tuple[list[Item], Future[Made]]] = deque()
         for batch in batched(items):

@@ -13,6 +13,7 @@ tracked.
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -24,8 +25,18 @@ from tokenizers import decoders, normalizers
 
 from llmforge.build.sample import Ids
 
-_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
+_thread: ThreadPoolExecutor
 """One is enough: the tokenizer's own threads do the work."""
+
+
+def _new_thread() -> None:
+    global _thread
+    _thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
+
+
+_new_thread()
+# a forked process has the pool but not its thread, and would wait for it for ever
+os.register_at_fork(after_in_child=_new_thread)
 
 
 class Encoded(Protocol):

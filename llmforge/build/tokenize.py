@@ -59,7 +59,9 @@ class Masker:
             DataRefused: the rows have another shape than this collator needs, or the chat template
                 can be used for none of them.
         """
-        return self.begin(rows, tokenizer, plan)()
+        laid = self._lay_out(rows, tokenizer, plan.spec.collator)
+        mask = _Mask(tokenizer, plan)
+        return mask.samples(laid, mask.encoder.encode(texts_of(laid)))
 
     def begin(
         self, rows: Sequence[Row], tokenizer: Any, plan: Plan

@@ -90,14 +90,15 @@ class TokenizerSpec(Spec):
 
     effect = Effect.DATA
 
-    source: str
+    source: Annotated[str, Effect.BOOKKEEPING]
     """`auto` (the model's own, or trained when the model is from scratch), `train`, `model`, or a
-    local folder."""
+    local folder. Like the template's, its content enters the fingerprint, not its path."""
     vocabulary: Annotated[int, Field(ge=260)]
     """Size of a trained byte-level BPE vocabulary, special tokens included; unused otherwise."""
-    chat_template: str
-    """`auto` (the tokenizer's own, else ChatML), `chatml`, or a path to a Jinja file."""
-    padding_side: Literal["auto", "left", "right"]
+    chat_template: Annotated[str, Effect.BOOKKEEPING]
+    """`auto` (the tokenizer's own, else ChatML), a name (`chatml`, `llama3`, `mistral`, `zephyr`,
+    `alpaca`, ...), or the path of a Jinja file."""
+    padding_side: Annotated[Literal["auto", "left", "right"], Effect.NUMERICS]
     """Side of the padding in training batches; `auto` is right. Generation always pads left."""
 
 

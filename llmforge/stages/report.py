@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined
 from rich.text import Text
 
 from llmforge.plan import Plan
@@ -84,6 +83,8 @@ def draw(shown: Sequence[Shown]) -> Text:
 
 def page(plan: Plan, report: Mapping[str, Any], folder: Path, shown: Sequence[Shown] = ()) -> str:
     """The whole report as HTML; every text of the data is escaped."""
+    from jinja2 import Environment, StrictUndefined
+
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     lengths = report["train"]["lengths"]

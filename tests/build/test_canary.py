@@ -196,10 +196,12 @@ def test_sixteen_bit_weights():
 
 
 def test_autocast_whose_logits_are_cast_back():
-    from accelerate import Accelerator
+    # what accelerate makes of a model when it trains in mixed precision
+    from accelerate.utils import convert_outputs_to_fp32
 
-    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
-    model = accelerator.prepare_model(build())
+    model = build()
+    inner = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    model.forward = convert_outputs_to_fp32(inner)
     given = batch([5, 9], [14])
     assert model(**given).logits.dtype == torch.float32
     assert check_isolation(model, given).limit == COARSE_LIMIT
@@ -212,6 +214,34 @@ def test_under_an_adapter():
     assert check_isolation(model, batch([5, 9], [14])).difference == 0.0
     with pytest.raises(PackingLeak, match="LlamaForCausalLM with `sdpa`"):
         check_isolation(model, {**batch([5, 9], [14]), "use_cache": True})
+
+
+def test_columns_that_int8_computes_in_16_bits_are_no_leak(tmp_path):
+    """LLM.int8() picks them over all tokens of a batch, so samples move each other a little."""
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    model = build().bfloat16()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name:  # some channels are larger than others, as in trained models
+                weight.mul_(torch.randn(weight.shape, generator=generator).exp())
+    model.save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True), dtype=torch.bfloat16,
+        device_map={"": "cpu"},
+    )  # fmt: skip
+    given = batch([12, 9, 7])
+    before = model(**given).logits
+    other = {**given, "input_ids": given["input_ids"].clone()}
+    other["input_ids"][:, :12] = given["input_ids"][:, 12:24]
+    assert not torch.equal(model(**other).logits[:, 12:], before[:, 12:]), "as it is, they move"
+
+    assert check_isolation(model, given).difference == 0.0
+    with pytest.raises(PackingLeak):
+        check_isolation(model, {**given, "use_cache": True})
+    assert torch.equal(model(**given).logits, before), "and it is as it was"
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -519,6 +521,13 @@ class TestBatches:
             chat_sample(rows, tokenizer, CHAT) for rows in batches
         ]
 
+    def test_a_forked_process_begins_anew(self, tokenizer):
+        # as the workers of a DataLoader are: the thread that encodes is not there any more
+        begin(chat_sample, self.ROWS, tokenizer, CHAT)()
+        with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+            made = pool.submit(_made_in_child, tokenizer).result(timeout=60)
+        assert made == chat_sample(self.ROWS, tokenizer, CHAT)
+
     def test_a_plugins_builder_can_be_begun_as_well(self, tokenizer):
         def first_ids(rows, tokenizer, plan):
             return [Sample([1, 2], [IGNORED, 2], plan.spec.collator.kind) for _ in rows]
@@ -532,6 +541,10 @@ class TestBatches:
         whole = chat_sample(self.ROWS, tokenizer, CHAT)
         tokenizer.backend_tokenizer.enable_truncation(5)
         assert chat_sample(self.ROWS, tokenizer, CHAT) == whole
+
+
+def _made_in_child(tokenizer: Any) -> Any:
+    return begin(chat_sample, TestBatches.ROWS, tokenizer, CHAT)()
 
 
 # what a tokenizer's text may be: any characters but lone surrogates, which no tokenizer takes, and

@@ -43,22 +43,20 @@ _SHORTEST = 8
 
 def derive_tokenizer(context: Context) -> Step:
     """A from-scratch model needs a tokenizer trained on its data; any other brings its own."""
-    spec = context.spec
-    if spec.tokenizer.source != "auto":
-        return Step()
-    scratch = isinstance(spec.model, ScratchModel)
-    return Step(
-        (
-            Derived(
-                "tokenizer.source",
-                "train" if scratch else "model",
-                "a model from scratch has no tokenizer yet"
-                if scratch
-                else "the checkpoint's own tokenizer fits its embedding",
-                ("model.kind",),
-            ),
+    spec, found = context.spec, []
+    if spec.tokenizer.source == "auto":
+        scratch = isinstance(spec.model, ScratchModel)
+        why = (
+            "a model from scratch has no tokenizer yet"
+            if scratch
+            else "the checkpoint's own tokenizer fits its embedding"
         )
-    )
+        source = "train" if scratch else "model"
+        found.append(Derived("tokenizer.source", source, why, ("model.kind",)))
+    if spec.tokenizer.padding_side == "auto":
+        why = "training pads behind the text; generation pads before it"
+        found.append(Derived("tokenizer.padding_side", "right", why))
+    return Step(tuple(found))
 
 
 def derive_vocabulary(context: Context) -> Step:
@@ -96,7 +94,7 @@ def _tokenizer_identity(
     context: Context, of_model: dict[str, Any], cache: Path
 ) -> tuple[dict[str, Any], list[Diagnostic]]:
     source = context.spec.tokenizer.source
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"source": "train"} if source == "train" else {}
     problems = []
     if source == "model":
         found = dict(of_model)

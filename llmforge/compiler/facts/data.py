@@ -26,7 +26,7 @@ from llmforge.compiler.facts.faults import (
 from llmforge.diagnostics import Diagnostic
 from llmforge.digests import edge_digest, file_digest, remember, remembered, stat_key
 from llmforge.schema.base import allowed
-from llmforge.schema.data import BuiltinData, MixData, Rows, Source
+from llmforge.schema.data import SOURCES, BuiltinData, MixData, Rows, Source
 from llmforge.sources.base import Fault, Part, Unusable
 from llmforge.sources.counts import Share, SourceRows, share_out
 from llmforge.sources.flow import Dropped, Flow, Transform
@@ -267,9 +267,10 @@ class _Look:
         assert path is not None  # noqa: S101 - whatever is no file took a snapshot
         if not path.is_file():
             return _scan(part, Flow(self._source, self._shape, transform), limit)
-        settings = self._source.settings()
-        for place in ("train", "evaluation", "path", "url"):
-            settings.pop(place, None)
+        # shares, caps and limits of a section that is rows and source in one do not change a scan
+        own = set(SOURCES[self._source.kind].model_fields)
+        apart = {"train", "evaluation", "path", "url"}
+        settings = self._source.model_dump(mode="json", include=own - apart)
         key = json.dumps(
             [__version__, stat_key(path), self._shape, settings, self.functions, limit],
             sort_keys=True,

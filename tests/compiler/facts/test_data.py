@@ -1,4 +1,4 @@
-"""Data files as the compiler looks at them: every faulty line with its place, each read once."""
+"""Data as the compiler looks at them: shapes, counts, and every part read once."""
 
 from __future__ import annotations
 
@@ -8,40 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from llmforge.compiler.facts.data import held_out, look_at
-from llmforge.schema.data import BuiltinData, DataSpec, JsonlData
+from llmforge.compiler.facts.data import DataFacts, look_at
+from llmforge.diagnostics import Diagnostic
+from llmforge.schema.data import Rows
 
 GOOD = '{"prompt": "How many legs has a spider?", "completion": "8"}\n'
-FIELDS = {"text": "text", "prompt": "prompt", "completion": "completion", "messages": "messages"}
+CHAT = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+CACHE = Path(".llmforge")
 
 
-def data(train: str | list[str] = "rows.jsonl", **changes: Any) -> JsonlData:
-    values = {
-        "kind": "jsonl", "shape": "auto", "eval_fraction": 0.1, "max_train_rows": None,
-        "max_eval_rows": None, "shuffle": True, "train": train, "evaluation": None,
-        "fields": FIELDS, **changes,
-    }  # fmt: skip
-    for name in JsonlData.model_fields:
-        values.setdefault(name, 0)  # fields that do not matter here
-    return JsonlData.model_validate(values)
+def look(spec: Rows) -> DataFacts:
+    facts, found = look_at(spec, CACHE)
+    assert facts is not None, found
+    assert found == []
+    return facts
 
 
-def faults(spec: DataSpec) -> list[tuple[str, str]]:
-    """Code and message of each finding."""
-    facts, found = look_at(spec, Path(".llmforge"))
-    assert (facts is None) == bool(found)
-    return [(d.code, d.message) for d in found]
+def findings(spec: Rows) -> list[Diagnostic]:
+    facts, found = look_at(spec, CACHE)
+    assert (facts is None) == any(finding.is_error for finding in found)
+    return found
 
 
-def rows(*lines: str) -> None:
-    Path("rows.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+def faults(spec: Rows) -> list[tuple[str, str]]:
+    return [(finding.code, finding.message) for finding in findings(spec)]
 
 
-@pytest.fixture(autouse=True)
-def here(work):
-    return work
+def rows(*lines: str, name: str = "rows.jsonl") -> None:
+    Path(name).write_text("".join(f"{line.strip()}\n" for line in lines), encoding="utf-8")
 
 
 # -- what is found -----------------------------------------------------------------------------
@@ -52,345 +47,198 @@ def here(work):
     [
         ({"text": "Once."}, "text"),
         ({"prompt": "2+2?", "completion": "4"}, "prompt_completion"),
-        ({"messages": [{"role": "assistant", "content": "Hi."}]}, "messages"),
+        (json.loads(CHAT), "messages"),
+        ({"instruction": "Add.", "output": "4"}, "instruction"),
+        ({"text_parts": ["2+2?", "4"]}, "text_parts"),
         ({"prompt": "2+2?", "completion": "4", "id": 7, "text": "also"}, "prompt_completion"),
     ],
 )
-def test_shape_follows_from_the_columns(row, shape):
+def test_shape_follows_from_the_columns(row, shape, data):
     rows(*[json.dumps(row)] * 20)
 
-    facts, found = look_at(data(), Path(".llmforge"))
+    facts = look(data()).to_dict()
 
-    assert found == []
-    assert facts.to_dict()["shape"] == shape
-    assert facts.to_dict()["rows"] == {"train": 18, "evaluation": 2}
+    assert facts["shape"] == facts["sources"]["data"]["shape"] == shape
+    assert facts["rows"] == {"train": 19, "evaluation": 1}
+    assert facts["sets"] == {"eval": 1}
 
 
-def test_columns_of_other_names_by_fields():
+def test_columns_of_other_names_by_fields(data):
     rows(*['{"question": "2+2?", "answer": "4"}'] * 10)
 
-    facts, found = look_at(
-        data(fields={**FIELDS, "prompt": "question", "completion": "answer"}), Path(".llmforge")
+    assert look(data(fields={"prompt": "question", "completion": "answer"})).shape == (
+        "prompt_completion"
     )
-
-    assert (facts.shape, found) == ("prompt_completion", [])
 
 
 @pytest.mark.parametrize(
-    ("changes", "train", "evaluation"),
+    ("changes", "train", "sets"),
     [
-        ({}, 90, 10),
-        ({"eval_fraction": 0.0}, 100, 0),
-        ({"eval_fraction": 0.001}, 99, 1),  # at least one
-        ({"eval_fraction": 0.99}, 1, 99),  # never all
-        ({"max_train_rows": 20}, 20, 10),
-        ({"max_eval_rows": 5}, 90, 5),
-        ({"evaluation": "held.jsonl"}, 100, 30),
-        ({"evaluation": ["held.jsonl", "held.jsonl"]}, 100, 60),
-        ({"train": ["rows.jsonl", "held.jsonl"]}, 117, 13),
+        ({"eval_fraction": 0.1}, 90, {"eval": 10}),
+        ({"eval_fraction": 0.0}, 100, {}),
+        ({"eval_fraction": 0.001}, 99, {"eval": 1}),  # at least one
+        ({"eval_fraction": 0.99}, 1, {"eval": 99}),  # never all
+        ({"eval_fraction": 0.1, "max_train_rows": 20}, 20, {"eval": 10}),
+        ({"eval_fraction": 0.1, "max_eval_rows": 5}, 90, {"eval": 5}),
+        (
+            {"eval_fraction": 0.1, "max_eval_rows": 5, "eval_surplus": "train"}, 95, {"eval": 5},
+        ),
+        ({"evaluation": "held.jsonl"}, 100, {"eval": 30}),
+        ({"evaluation": ["held.jsonl", "held.jsonl"]}, 100, {"eval": 60}),
+        (
+            {"evaluation": {"near": "held.jsonl", "far": "held.jsonl"}, "max_eval_rows": 7},
+            100, {"near": 7, "far": 7},
+        ),
+        ({"eval_fraction": 0.1, "train": ["rows.jsonl", "held.jsonl"]}, 117, {"eval": 13}),
     ],
-)
-def test_rows_are_counted_as_they_will_be_used(changes, train, evaluation):
+)  # fmt: skip
+def test_rows_are_counted_as_they_will_be_used(changes, train, sets, data):
     Path("rows.jsonl").write_text(GOOD * 100)
     Path("held.jsonl").write_text(GOOD * 30)
 
-    facts, _ = look_at(data(**changes), Path(".llmforge"))
+    facts = look(data(**changes))
 
-    assert (facts.train_rows, facts.evaluation_rows) == (train, evaluation)
-
-
-@pytest.mark.parametrize(
-    ("count", "fraction", "expected"), [(1, 0.5, 0), (2, 0.5, 1), (10, 0.04, 1), (10, 0.96, 9)]
-)
-def test_held_out(count, fraction, expected):
-    assert held_out(count, fraction) == expected
+    assert (facts.train_rows, facts.sets) == (train, sets)
 
 
-def test_blank_lines_byte_order_mark_and_crlf_are_no_faults():
+def test_blank_lines_byte_order_mark_and_crlf_are_no_faults(data):
     Path("rows.jsonl").write_bytes(
         b"\xef\xbb\xbf" + (GOOD.replace("\n", "\r\n") + "\r\n").encode() * 10
     )
 
-    facts, found = look_at(data(), Path(".llmforge"))
+    facts = look(data())
 
-    assert (facts.train_rows + facts.evaluation_rows, found) == (10, [])
+    assert facts.train_rows + facts.evaluation_rows == 10
 
 
-def test_generated_conversations():
-    spec = BuiltinData.model_validate(
-        dict.fromkeys(BuiltinData.model_fields, 0)
-        | {"kind": "builtin", "shape": "messages", "eval_fraction": 0.0, "max_train_rows": None,
-           "max_eval_rows": 5, "shuffle": True, "rows": 300, "generator_seed": 0}
-    )  # fmt: skip
+def test_conditions_and_fold_are_counted_by_part(data):
+    rows(*[json.dumps({"text": "x", "lang": lang, "_fold": fold})
+           for lang in ("en", "de") for fold in ("train", "train", "valid")])  # fmt: skip
 
-    nothing_held, _ = look_at(spec, Path(".llmforge"))
-    some_held, _ = look_at(spec.model_copy(update={"eval_fraction": 0.1}), Path(".llmforge"))
+    facts = look(data(select=['lang == "en"'], fold="_fold"))
+    (part,) = facts.sources[""].train
 
-    assert (nothing_held.train_rows, nothing_held.evaluation_rows) == (300, 0)
+    assert (facts.train_rows, facts.sets) == (2, {"eval": 1})
+    assert (part.rows, part.folded, part.dropped) == (2, 1, {"not_selected": 3})
+
+
+def test_generated_conversations(data):
+    nothing_held = look(data("builtin", eval_fraction=0.0, rows=300))
+    some_held = look(data("builtin", eval_fraction=0.1, rows=300, max_eval_rows=5))
+
+    assert (nothing_held.train_rows, nothing_held.sets) == (300, {})
     assert some_held.train_rows < 300
-    assert some_held.evaluation_rows == 5
+    assert some_held.sets == {"eval": 5}
 
 
-# -- what is wrong -----------------------------------------------------------------------------
-
-
-def test_missing_file():
-    Path("rows.jsonl").write_text(GOOD)
-
-    assert faults(data("row.jsonl")) == [("LF501", "data file row.jsonl does not exist")]
-    assert look_at(data("row.jsonl"), Path(".llmforge"))[1][0].hint == "data.train=rows.jsonl"
-
-
-def test_missing_folder():
-    assert look_at(data("far/rows.jsonl"), Path(".llmforge"))[1][0].notes == (
-        "there is no folder far",
+def test_sources_of_a_mix_have_shapes_and_sets_of_their_own(data, source):
+    rows(*[GOOD] * 20, name="qa.jsonl")
+    rows(*[CHAT] * 10, name="chats.jsonl")
+    facts = look(
+        data(
+            "mix",
+            eval_fraction=0.1,
+            sources={
+                "qa": source(train="qa.jsonl"),
+                "chats": source(train="chats.jsonl", evaluation={"near": "chats.jsonl"}),
+            },
+        )
     )
 
-
-def test_folder_instead_of_a_file():
-    Path("set").mkdir()
-    Path("set/train.jsonl").write_text(GOOD)
-
-    (found,) = look_at(data("set"), Path(".llmforge"))[1]
-
-    assert (found.code, found.hint) == ("LF501", "data.train=set/train.jsonl")
-
-
-@pytest.mark.parametrize("role", ["train", "evaluation"])
-def test_a_list_of_no_files_is_not_a_source(role):
-    with pytest.raises(ValidationError, match="at least 1 item"):
-        data(**{role: []})
-
-
-def test_both_sets_are_looked_at():
-    assert faults(data("a.jsonl", evaluation="b.jsonl")) == [
-        ("LF501", "data file a.jsonl does not exist"),
-        ("LF501", "data file b.jsonl does not exist"),
-    ]
-
-
-def test_file_that_cannot_be_read(monkeypatch):
-    Path("rows.jsonl").write_text(GOOD)
-
-    def refuse(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("llmforge.compiler.facts.data._read_rows", refuse)
-
-    assert faults(data()) == [("LF501", "data file rows.jsonl cannot be read: Permission denied")]
-
-
-@pytest.mark.parametrize(("content", "note"), [("", "the file is empty"),
-                                               ("\n \n", "only blank lines")])  # fmt: skip
-def test_empty_file(content, note):
-    Path("rows.jsonl").write_text(content)
-
-    (found,) = look_at(data(), Path(".llmforge"))[1]
-
-    assert (found.code, found.notes) == ("LF502", (note,))
-
-
-@pytest.mark.parametrize(
-    ("encoding", "message", "note"),
-    [
-        ("utf-16", "rows.jsonl:1 is not UTF-8: byte 0xff at position 0", "it looks like UTF-16"),
-        (
-            "latin-1",
-            "rows.jsonl:3 is not UTF-8: byte 0xfc at position 13",
-            "it looks like ISO-8859-1",
-        ),
-    ],
-)
-def test_other_encodings(encoding, message, note):
-    Path("rows.jsonl").write_text(GOOD * 2 + '{"prompt": "Tür"}\n', encoding=encoding)
-
-    (found,) = look_at(data(), Path(".llmforge"))[1]
-
-    assert (found.code, found.message, found.notes) == ("LF503", message, (note,))
-    assert found.hint.startswith(f"iconv -f {note.rpartition(' ')[2]} -t UTF-8 rows.jsonl")
-
-
-def test_malformed_line_4711():
-    Path("rows.jsonl").write_text(GOOD * 4710 + GOOD.replace("}", "") + GOOD * 10)
-
-    (found,) = look_at(data(), Path(".llmforge"))[1]
-
-    assert found.code == "LF504"
-    assert found.message == (
-        "rows.jsonl:4711, column 60 is not valid JSON: Expecting ',' delimiter"
-    )
-    assert found.hint == "mend or remove that line: sed -n 4711p rows.jsonl"
-
-
-@pytest.mark.parametrize("line", ["[1, 2]", '"text"', "7", "null"])
-def test_line_that_is_no_object(line):
-    rows(GOOD.strip(), line)
-
-    assert faults(data()) == [("LF504", "rows.jsonl:2 is not a JSON object")]
-
-
-def test_line_nested_too_deeply():
-    rows(GOOD.strip(), '{"prompt": ' + "[" * 100_000 + "]" * 100_000 + "}")
-
-    ((code, message),) = faults(data())
-
-    assert code == "LF504"
-    assert message.startswith("rows.jsonl:2")
-
-
-def test_column_that_one_row_lacks():
-    rows(GOOD.strip(), '{"prompt": "2+2?", "answer": "4"}')
-
-    (found,) = look_at(data(), Path(".llmforge"))[1]
-
-    assert (found.code, found.message) == ("LF505", "rows.jsonl:2 has no `completion`")
-    assert found.notes == ("columns there: `prompt`, `answer`",)
-    assert found.key == "data.fields.completion"
-
-
-@pytest.mark.parametrize(
-    ("columns", "hint"),
-    [
-        (("question", "answer"), "data.fields.prompt=question data.fields.completion=answer"),
-        (("instruction", "output"), "data.fields.prompt=instruction data.fields.completion=output"),
-        (("prompt", "response"), "data.fields.completion=response"),
-        (("promt", "completions"), "data.fields.prompt=promt data.fields.completion=completions"),
-        (("content",), "data.fields.text=content"),
-        (("conversations",), "data.fields.messages=conversations"),
-        (("a", "b"), None),
-    ],
-)
-def test_columns_of_other_names_are_guessed(columns, hint):
-    rows(json.dumps(dict.fromkeys(columns, "x")))
-
-    (found,) = look_at(data(), Path(".llmforge"))[1]
-
-    assert (found.code, found.hint) == ("LF506", hint)
-
-
-@pytest.mark.parametrize(
-    ("value", "fault"),
-    [
-        ("6", "`completion` is a number, not text"),
-        ("true", "`completion` is true or false, not text"),
-        ("null", "`completion` is null, not text"),
-        ("[]", "`completion` is an empty list, not text"),
-        ("{}", "`completion` is a mapping, not text"),
-    ],
-)
-def test_text_of_another_type(value, fault):
-    rows(GOOD.strip(), f'{{"prompt": "2+2?", "completion": {value}}}')
-
-    assert faults(data()) == [("LF505", f"rows.jsonl:2: {fault}")]
-
-
-@pytest.mark.parametrize(
-    ("messages", "fault"),
-    [
-        ("Hi", "is text, not a list of messages"),
-        ([], "is an empty list, not a list of messages"),
-        (["Hi"], "message 0 is not {role, content} with text as content"),
-        ([{"role": "user"}], "message 0 is not {role, content} with text as content"),
-        (
-            [{"role": "human", "content": "Hi"}],
-            "message 0 has role 'human'; known are system, user, assistant, tool",
-        ),
-        ([{"role": "user", "content": "Hi"}], "has no assistant turn, so nothing to learn"),
-    ],
-)
-def test_conversations_that_teach_nothing(messages, fault):
-    rows(json.dumps({"messages": messages}))
-
-    assert faults(data()) == [("LF505", f"rows.jsonl:1: `messages` {fault}")]
-
-
-def test_five_faults_are_told_and_the_rest_counted():
-    rows(GOOD.strip(), *["{"] * 30, GOOD.strip(), "[]")
-
-    _, found = look_at(data(), Path(".llmforge"))
-
-    assert [d.message.partition(",")[0] for d in found] == [f"rows.jsonl:{n}" for n in range(2, 7)]
-    assert found[-1].notes[-1] == "26 more faulty lines in rows.jsonl"
-
-
-def test_one_finding_for_the_same_mistake_on_every_line():
-    rows(*['{"a": 1}'] * 1000)
-
-    assert [code for code, _ in faults(data())] == ["LF506"]
+    assert facts.shapes == ("prompt_completion", "messages")
+    assert facts.sets == {"qa": 2, "chats_near": 10}
+    assert facts.train_rows == 18 + 10
 
 
 # -- reading once ------------------------------------------------------------------------------
 
 
-def scans(monkeypatch) -> list[Path]:
-    """Files that are really read, from now on."""
+@pytest.fixture
+def read(monkeypatch) -> list[str]:
+    """Names of the parts that are really read, from now on."""
     from llmforge.compiler.facts import data as module
 
-    read, seen = module._read_rows, []
-    monkeypatch.setattr(
-        module, "_read_rows", lambda path, *a: (seen.append(path), read(path, *a))[1]
-    )
+    scan, seen = module._scan, []
+
+    def watched(part: Any, *rest: Any) -> Any:
+        seen.append(part.name)
+        return scan(part, *rest)
+
+    monkeypatch.setattr(module, "_scan", watched)
     return seen
 
 
-def test_second_look_does_not_read_the_file_again(monkeypatch):
-    Path("rows.jsonl").write_text(GOOD * 50)
-    read = scans(monkeypatch)
+def test_second_look_does_not_read_the_file_again(data, read):
+    rows(*[GOOD] * 50, "{")
 
-    first, second = (look_at(data(), Path(".llmforge")) for _ in range(2))
+    first, second = (look_at(data(max_bad_rows=1), CACHE) for _ in range(2))
 
     assert first == second
-    assert read == [Path("rows.jsonl")]
+    assert read == ["rows.jsonl"]
 
 
-def test_rewritten_file_is_read_again(monkeypatch):
+def test_faults_are_remembered_until_the_file_is_mended(data, read):
+    rows(GOOD, "{")
+    assert faults(data()) == faults(data())
+    assert len(read) == 1
+
+    rows(GOOD, GOOD)
+
+    assert faults(data()) == []
+    assert len(read) == 2
+
+
+def test_rewritten_file_is_read_again(data, read):
     path = Path("rows.jsonl")
     path.write_text(GOOD * 50)
-    before, _ = look_at(data(), Path(".llmforge"))
+    before = look(data())
     stat = path.stat()
-    read = scans(monkeypatch)
 
     path.write_text(GOOD.replace("8", "9") * 50)  # of the same size
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    after, _ = look_at(data(), Path(".llmforge"))
+    after = look(data())
 
-    assert read == [path]
-    assert after.files["rows.jsonl"].sha256 != before.files["rows.jsonl"].sha256
+    assert read == ["rows.jsonl"] * 2
+    assert after.identity() != before.identity()
 
 
-def test_other_columns_are_looked_at_again(monkeypatch):
+@pytest.mark.parametrize(
+    "changes", [{"shape": "text"}, {"select": ['text == "c"']}, {"fields": {"prompt": "text"}}]
+)
+def test_other_settings_of_rows_look_again(changes, data, read):
     rows(*['{"prompt": "a", "completion": "b", "text": "c"}'] * 9)
-    read = scans(monkeypatch)
 
-    shapes = [look_at(data(shape=s), Path(".llmforge"))[0].shape for s in ("auto", "text", "auto")]
+    look(data())
+    look(data(**changes))
+    look(data())
 
-    assert shapes == ["prompt_completion", "text", "prompt_completion"]
     assert len(read) == 2
 
 
-def test_faulty_file_is_read_again_since_somebody_is_mending_it(monkeypatch):
-    rows("{")
-    read = scans(monkeypatch)
+def test_another_share_or_cap_does_not_read_again(data, read):
+    rows(*[GOOD] * 50)
 
-    assert faults(data()) == faults(data())
-    assert len(read) == 2
+    counts = [look(data(eval_fraction=0.1 * n, max_train_rows=9 * n)).train_rows for n in (1, 2)]
+
+    assert counts == [9, 18]
+    assert len(read) == 1
 
 
-def test_cache_that_cannot_be_written_costs_only_time():
+def test_cache_that_cannot_be_written_costs_only_time(data):
     Path("rows.jsonl").write_text(GOOD * 50)
     Path("blocked").write_text("a file where the cache folder should be")
 
-    facts, found = look_at(data(), Path("blocked"))
+    facts, found = look_at(data(eval_fraction=0.1), Path("blocked"))
 
     assert (facts.train_rows, found) == (45, [])
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"other": 1}', "\x00"])
-def test_damaged_cache_is_ignored(content):
+def test_damaged_cache_is_ignored(content, data):
     Path("rows.jsonl").write_text(GOOD * 50)
     Path("cache").mkdir()
     Path("cache/scans.json").write_text(content)
 
-    facts, _ = look_at(data(), Path("cache"))
+    facts, _ = look_at(data(eval_fraction=0.1), Path("cache"))
 
     assert facts.train_rows == 45
