@@ -45,6 +45,8 @@ class Side:
         self.counts: dict[str, Counter[str]] = {}
         self.rejected: dict[str, Counter[str]] = {}
         self._refused: list[tuple[str, int]] = []
+        self._places: dict[str, list[str]] = {}
+        """The first rows rejected for each reason."""
 
     def write(self, streams: Mapping[str, Iterable[Item]], makers: Makers) -> None:
         """Write the samples of every stream, one after the other.
@@ -87,6 +89,7 @@ class Side:
             "lengths": {"up_to": list(HISTOGRAM_EDGES), "samples": [int(n) for n in classes]},
             "duplicates": int(lengths.size - np.unique(self.digests).size),
             "token_digest": self._tokens.hexdigest(),
+            "first_rejected": self._places,
             "sets": {name: _told(self.counts[name], self.rejected[name]) for name in self.counts},
         }
 
@@ -95,6 +98,9 @@ class Side:
         counts["rows"] += len(batch)
         for row, reason, detail in made.rejected:
             rejected[reason] += 1
+            shown = self._places.setdefault(reason, [])
+            if len(shown) < _PLACES_SHOWN:
+                shown.append(f"{batch[row].place}{f': {detail}' if detail else ''}")
             self._note(name, batch[row], reason, detail)
         for row, tokens in made.cut.items():
             self._note(name, batch[row], "cut", f"{tokens} tokens")

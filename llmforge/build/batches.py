@@ -1,6 +1,6 @@
 """Batches of rows to arrays of tokens, in this process or in several, in the order of the rows.
 
-In: a stream of rows. Out: `Made`, one per batch of at most 1,000 rows: token ids and labels in one
+In: a stream of rows. Out: `Made`, one per batch of up to 1,000 rows: token ids and labels in one
 array each, and what became of every row. Batches do not depend on the number of processes, so
 neither do the samples.
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +32,9 @@ from llmforge.sources.flow import Dropped
 
 ROWS = 1000
 """Rows of a batch: large enough for the tokenizer's threads, small enough for the memory."""
+
+_CHARACTERS = 2_000_000
+"""Of a batch, and one row more."""
 
 _LARGE = 64 * 2**20
 """Bytes of data from which starting processes pays."""
@@ -146,15 +149,24 @@ def _shape(row: Row) -> tuple[str, ...]:
 
 
 def batched(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Lists of at most 1,000."""
+    """Lists of at most 1,000, fewer where rows are long: encodings take memory by the token."""
     batch: list[Item] = []
+    size = 0
     for item in items:
         batch.append(item)
-        if len(batch) == ROWS:
+        size += _characters(item.values) if isinstance(item, Row) else 0
+        if len(batch) == ROWS or size >= _CHARACTERS:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    inner = value.values() if isinstance(value, Mapping) else value
+    return sum(map(_characters, inner)) if isinstance(value, Mapping | list) else 0
 
 
 class Makers:

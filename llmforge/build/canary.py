@@ -213,7 +213,7 @@ def _untouched(model: Any, device: torch.device) -> Iterator[None]:
     outliers = [
         (module.state, module.state.threshold)
         for module in model.modules()
-        if type(module).__name__ == "Linear8bitLt"
+        if hasattr(getattr(module, "state", None), "threshold")  # bitsandbytes' Linear8bitLt
     ]
     words, numbers = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []

@@ -36,10 +36,12 @@ def _over(plan: Plan, report: Mapping[str, Any]) -> Iterator[str]:
             yield f"no row of evaluation set `{name}` is left of {side['rows']}: {side['rejected']}"
     broken = train["rejected"].get("template", 0)
     if broken > allowed(data.max_bad_rows, train["rows"]):
-        yield _line(broken, "training rows are refused by the chat template", data, "max_bad_rows")
+        what = "training rows are refused by the chat template"
+        yield _line(broken, what, data, "max_bad_rows", _first(train, "template"))
     untrained = sum(train["rejected"].get(reason, 0) for reason in UNTRAINED)
     if untrained > allowed(data.max_untrained_rows, train["rows"]):
-        yield _line(untrained, "training rows have no token to learn", data, "max_untrained_rows")
+        what = "training rows have no token to learn"
+        yield _line(untrained, what, data, "max_untrained_rows", _first(train, *UNTRAINED))
     if data.require_end_token and not train["ends_trained"] and _should_end(plan):
         yield (
             "no end token carries loss anywhere, so the model would never learn to stop; "
@@ -67,8 +69,13 @@ def _should_end(plan: Plan) -> bool:
     return bool(getattr(plan.spec.collator, "train_end_of_turn", True))
 
 
-def _line(count: int, what: str, data: Any, limit: str) -> str:
+def _first(side: Mapping[str, Any], *reasons: str) -> str:
+    places = [place for reason in reasons for place in side["first_rejected"].get(reason, ())]
+    return ", ".join(places[:3])
+
+
+def _line(count: int, what: str, data: Any, limit: str, first: str) -> str:
     return (
-        f"{count:,} {what} (data.{limit} is {getattr(data, limit)}); the receipt lists each; "
-        f"hint: data.{limit}={count}"
+        f"{count:,} {what} (data.{limit} is {getattr(data, limit)}), the first {first}; the "
+        f"receipt lists each; hint: data.{limit}={count}"
     )

@@ -110,7 +110,13 @@ def texts(rows: Iterable[Row]) -> Iterator[str]:
         values = row.values
         if "messages" in values:
             for message in values["messages"]:
-                yield f"{message.get('role', '')}\n{message.get('content', '')}"
+                calls = message.get("tool_calls")
+                said = (
+                    [message.get("content"), json.dumps(calls, ensure_ascii=False)]
+                    if calls
+                    else [message.get("content")]
+                )
+                yield "\n".join([message.get("role", ""), *(text for text in said if text)])
         else:
             parts = (values[name] for name in _TEXTS if values.get(name))
             yield "\n".join("\n".join(p) if isinstance(p, list) else p for p in parts)

@@ -164,6 +164,11 @@ def closing(
         ),
         ("exact match", baseline.get("exact_match"), result.get("exact_match"), "{:.1%}"),
     ]
+    sets = [key for key in result if key.startswith("eval_") and key.endswith("_loss")]
+    for key in sets:
+        if key != "eval_loss":  # one line for each of several evaluation sets
+            name = f"  {key.removeprefix('eval_').removesuffix('_loss')}"
+            rows.insert(2, (name, baseline.get(key), result[key], "{:.3f}"))
     for name, before, after, form in rows:
         if after is not None:
             text.append(f"\n{name:<20}")

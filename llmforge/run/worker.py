@@ -94,20 +94,22 @@ class Worker:
                 self.screen.say(f"warning[{late['code']}]: {late['message']}")
 
     def _prepare(self) -> None:
-        from llmforge.stages import report
         from llmforge.stages.prepare import prepare
 
         with self.stop.immediate():
-            prepared = prepare(self.plan)
+            prepare(self.plan, self._report if self.main else None)
         if self.main:
-            word = "found in" if prepared.reused else "prepared in"
-            self.screen.tell(report.tell(prepared.report))
-            self.screen.say(f"{word} {prepared.folder}")
-            shown = report.keep(self.plan, self.run, prepared, self._preview)
-            if self._preview:
-                self.screen.tell(report.draw(shown))
-                self.screen.say(f"as a page: {self.run.path / 'data.html'}")
             self.tracker.finish(self.run.status(), None)
+
+    def _report(self, prepared: Any) -> None:
+        from llmforge.stages import report
+
+        self.screen.tell(report.tell(prepared.report))
+        shown = report.keep(self.plan, self.run, prepared, self._preview)
+        if self._preview:
+            self.screen.tell(report.draw(shown))
+        self.screen.say(f"{'found' if prepared.reused else 'prepared'} in {prepared.folder}")
+        self.screen.say(f"as a page: {self.run.path / report.PAGE}")
 
     def _evaluate(self) -> None:
         from llmforge.run.again import evaluate_again

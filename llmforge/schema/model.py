@@ -22,7 +22,7 @@ from llmforge.schema.base import (
     Spec,
 )
 
-Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
 Family = Literal[
     "llama", "mistral", "qwen2", "qwen3", "gemma", "opt", "gpt2", "gpt_neo", "gpt_neox"
 ]

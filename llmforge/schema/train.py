@@ -33,7 +33,8 @@ class TrainerSpec(Spec):
     max_steps: PositiveInt | None
     """Optimizer steps; null when `epochs` is given."""
     global_batch: PositiveInt | Auto
-    """Samples per optimizer step over all devices = micro_batch x accumulation x processes."""
+    """Samples per optimizer step over all devices = micro_batch x accumulation x processes. With
+    `collator.packing`, a row packed full of samples counts as one."""
     micro_batch: PositiveInt | Auto
     """Samples per device and forward pass."""
     accumulation: PositiveInt | Auto

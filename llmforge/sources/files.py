@@ -164,10 +164,12 @@ def _missing(name: str, path: Path, key: str) -> Unusable:
     parent = path.parent
     guess = near(path.name, [p.name for p in _siblings(parent) if p != path]) if name else []
     notes = (f"looked from {Path.cwd()}",)
-    if not parent.is_dir():
+    if parent.is_file():
+        notes = (f"{parent} is a file, not a folder",)
+    elif not parent.is_dir():
         notes = (f"there is no folder {parent}",)
     elif path.is_symlink():
-        notes = (f"it is a link to {path.readlink()}, which is not there",)
+        notes, guess = (f"it is a link to {path.readlink()}, which is not there",), []
     return unusable(
         f"data file {name or repr(name)}",
         "does not exist",

@@ -30,8 +30,8 @@ _MAY_BE_EMPTY = ("prompt", "input")
 
 # names that published data sets give to what `data.fields` calls these
 _SYNONYMS: dict[str, tuple[str, ...]] = {
-    "prompt": ("question", "instruction", "input", "query", "source"),
-    "completion": ("answer", "output", "response", "target", "label", "chosen"),
+    "prompt": ("question", "instruction", "input", "query", "source", "q"),
+    "completion": ("answer", "output", "response", "target", "label", "chosen", "a"),
     "messages": ("conversations", "conversation", "chat", "dialogue", "turns"),
     "text": ("content", "document", "body", "passage"),
     "instruction": (),
@@ -55,6 +55,13 @@ def no_shape(row: Mapping[str, Any], fields: Fields) -> Fault:
         "+".join(f"`{getattr(fields, name)}`" for name in needed) for needed in COLUMNS.values()
     )
     hint = None
+    numbered = [name for name in row if name.isdigit()]
+    if 0 < len(numbered) == len(row) <= 2:  # a file without a header
+        names = ("text",) if len(row) == 1 else ("prompt", "completion")
+        # unquoted, the number would be one
+        hint = " ".join(
+            f"'fields.{name}=\"{column}\"'" for name, column in zip(names, row, strict=True)
+        )
     for needed in COLUMNS.values():
         guesses = [_column_for(name, fields, row) for name in needed]
         if all(guesses) and len(set(guesses)) == len(guesses):
@@ -67,6 +74,7 @@ def no_shape(row: Mapping[str, Any], fields: Fields) -> Fault:
     return Fault(
         "LF506",
         "has no columns that llmforge can train on",
+        sample=excerpt(_as_text(dict(row))),
         hint=hint,
         key="fields",
         notes=(_columns_there(row), f"needed: {wanted}"),
@@ -96,7 +104,8 @@ def values_of(
             return None, Fault(
                 "LF505",
                 f"`{column}` {what}",
-                sample=excerpt(_as_text(lookup(row, column))),
+                # of an empty value nothing could be shown
+                sample=excerpt(_as_text(lookup(row, column))) or excerpt(_as_text(dict(row))),
                 hint=hint or "mend or remove that row, or let it go with data.max_bad_rows=1",
                 key=key or f"fields.{name}",
             )
@@ -173,7 +182,7 @@ def _message(
         return None, (
             f"message {number} has role {json.dumps(said, ensure_ascii=False, default=str)}; "
             f"known are {', '.join(ROLES)}",
-            f"'roles={{{said}: {guess}}}'" if guess else None,
+            f"'++data.roles={{{said}: {guess}}}'" if guess else None,
             "roles",
         )
     content = message.get(fields.content)
@@ -218,7 +227,7 @@ def _message_keys(message: Mapping[str, Any]) -> str | None:
     """The ShareGPT names, where a message has them."""
     if "from" in message and "value" in message:
         roles = ", ".join(f"{word}: {role}" for word, role in list(_ROLE_WORDS.items())[:2])
-        return f"fields.role=from fields.content=value 'roles={{{roles}}}'"
+        return f"fields.role=from fields.content=value '++data.roles={{{roles}}}'"
     return None
 
 

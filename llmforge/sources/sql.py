@@ -23,9 +23,10 @@ from llmforge.diagnostics import did_you_mean, near
 from llmforge.schema.data import SqlSource
 from llmforge.sources.base import Fault, Part, Unusable, excerpt
 from llmforge.sources.database import CODE, Address, reading, unreached
+from llmforge.sources.files import override
 from llmforge.sources.jsonl import JsonlPart
 from llmforge.sources.snapshot import snapshot, snapshot_facts
-from llmforge.sources.statement import Statement
+from llmforge.sources.statement import READING, Statement
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Inspector
@@ -212,9 +213,14 @@ def _find(
         here = [f"{first}.{table}" for table in there]
     guess = near(wanted, here, limit=1)
     shown = ", ".join(sorted(here)[:10]) + (", ..." if len(here) > 10 else "")
+    hint = f"{_setting(source, asked)}=<table>"
+    if guess:
+        hint = override(_setting(source, asked), guess[0])
+    elif len(wanted.split()) > 1:
+        hint = f"begin with {' or '.join(READING).upper()}, or name a table"
     raise Unusable(name, Fault(
         CODE, "does not exist in the database",
-        hint=f"{_setting(source, asked)}={guess[0]}" if guess else None,
+        hint=hint,
         notes=(f"tables there: {shown}" if here else "there are no tables in it",),
     ))  # fmt: skip
 
@@ -244,14 +250,19 @@ def _refused(
     place = asked.place_of(blamed)
     notes = [f"line {place[0]}, column {place[1]} of the statement"] if place else []
     line = asked.text.splitlines()[place[0] - 1] if place else asked.text
-    hint = None
+    hint = f"mend the statement in {_setting(source, asked)}"
+    if "not a database" in said:  # SQLite looks at its file only when it is asked something
+        return address.fault(f"cannot be opened: {said}", hint="data.url=sqlite:///<file>")
     if _NO_TABLE.search(said):
         connection.rollback()  # PostgreSQL answers nothing more in a transaction that failed
         guess = near(blamed, _tables(inspect(connection), None), limit=1)
         notes += [f"did you mean `{guess[0]}`?"] if guess else []
         if guess and place:
             mended = re.sub(rf"(?<!\w){re.escape(blamed)}(?!\w)", guess[0], asked.text)
-            hint = f"{_setting(source, asked)}='{' '.join(mended.split())}'"
+            text = " ".join(mended.split())
+            plain = re.fullmatch(r"[\w .*]+", text)  # Hydra takes it without quotes of its own
+            setting = _setting(source, asked)
+            hint = f"{setting}='{text}'" if plain else override(setting, text)
     fault = Fault(
         CODE, f"was refused by the database: {said}", place[1] if place else None,
         sample=excerpt(line), hint=hint, notes=tuple(notes),

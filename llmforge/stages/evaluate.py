@@ -124,11 +124,12 @@ def _questions(parts: Parts, seed: int, wanted: int) -> list[_Question]:
         begin = int(places[0])
         if (gaps := np.flatnonzero(np.diff(places) > 1)).size:
             begin = int(places[gaps[-1] + 1])
-        end = int(places[-1])
+        ids, end = list(sample["input_ids"]), int(places[-1])
+        if labels[end] not in stops and ids[end + 1 : end + 2] and ids[end + 1] in stops:
+            end += 1  # an end of turn that is there, though it is not trained
         # without its end token the answer was cut, and nothing can be compared with it
-        if begin == 0 or not sample["prompt"] or labels[end] not in stops:
+        if begin == 0 or not sample["prompt"] or ids[end] not in stops:
             continue
-        ids = list(sample["input_ids"])
         found.append(_Question(ids[:begin], ids[begin:end], sample["prompt"]))
     return found
 

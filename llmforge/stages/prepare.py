@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -31,8 +31,11 @@ from llmforge.store import MANIFEST, RECEIPT, REPORT, prepared_folder
 __all__ = ["DataChanged", "DataRefused", "Prepared", "prepare"]
 
 
-def prepare(plan: Plan) -> Prepared:
+def prepare(plan: Plan, report: Callable[[Prepared], None] | None = None) -> Prepared:
     """Make the plan's samples, or find them.
+
+    Args:
+        report: called before the limits are checked, so that who is refused can see why.
 
     Raises:
         DataChanged: a data file is not the one the plan was made for.
@@ -49,6 +52,8 @@ def prepare(plan: Plan) -> Prepared:
         if not reused:
             _build(plan, folder)
     prepared = _open(plan, folder, reused)
+    if report is not None:
+        report(prepared)
     check_thresholds(plan, prepared.report)
     return prepared
 

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llmforge.build.prepared import Prepared
 from llmforge.plan import Plan
 from llmforge.run import checkpoints, outcome, terminal
 from llmforge.run.checkpoints import Checkpoint
@@ -88,13 +89,10 @@ def train(
     from llmforge.build.progress import Pace
     from llmforge.build.trainer import build_trainer
     from llmforge.stages.prepare import prepare
-    from llmforge.stages.report import keep as keep_report
 
     screen = screen or terminal.Screen()
     with stop.immediate():
-        prepared = prepare(plan)
-        if is_main():
-            keep_report(plan, run, prepared)
+        prepared = prepare(plan, partial(_keep_report, plan, run) if is_main() else None)
         parts = build_parts(plan, prepared)
         weights = trainable_share(parts.model)
         screen.say(terminal.model_line(weights["trainable"], weights["total"]))
@@ -197,6 +195,12 @@ def measure_untrained(
     figures.pop("samples", None)
     recorder({f"baseline_{key}": value for key, value in figures.items()}, 0)
     return figures
+
+
+def _keep_report(plan: Plan, run: RunFolder, prepared: Prepared) -> None:
+    from llmforge.stages.report import keep
+
+    keep(plan, run, prepared)
 
 
 def prove_isolation(run: RunFolder, screen: terminal.Screen, model: Any, batch: Any) -> None:

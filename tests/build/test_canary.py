@@ -243,6 +243,11 @@ def test_columns_that_int8_computes_in_16_bits_are_no_leak(tmp_path):
         check_isolation(model, {**given, "use_cache": True})
     assert torch.equal(model(**given).logits, before), "and it is as it was"
 
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    assert check_isolation(adapted, given).difference == 0.0
+
 
 @pytest.fixture
 def one_process(tmp_path):

@@ -115,7 +115,7 @@ def test_a_transform_may_make_several_rows_or_change_the_columns(run):
 
 @pytest.mark.parametrize("made", ["text", 7, [{"text": "a"}, "b"], [None]])
 def test_a_transform_that_makes_no_rows_is_at_fault_for_all(made, run):
-    def odd(row: dict[str, Any]) -> Any:  # noqa: ARG001 - the transform's signature
+    def odd(row: dict[str, Any]) -> Any:
         return made
 
     (found,) = run([{"text": "a"}], transform=odd)
@@ -132,8 +132,10 @@ def test_the_fold_column_holds_out(said, run):
     assert found.held_out is (said != "train")
 
 
-@pytest.mark.parametrize(("said", "hint"), [("dev", "write train or valid there"), (None,
-                                            "fold=null"), (1, "write train or valid there")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [("dev", "write train or valid there"), (1, "write train or valid there"), (None, "fold=null")],
+)
 def test_a_fold_of_another_name_is_not_guessed(said, hint, run):
     (found,) = run([{"text": "a", "_fold": said}], fold="_fold")
 

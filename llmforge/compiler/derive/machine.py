@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from llmforge.compiler.context import Context, Derived, Step
 from llmforge.compiler.facts.hardware import probe_hardware
+from llmforge.compiler.facts.isolation import isolates
 from llmforge.compiler.facts.versions import installed_versions
 from llmforge.schema.model import BitsAndBytes, Lora
 from llmforge.schema.optim import AdamW
@@ -104,8 +105,12 @@ def derive_attention(context: Context) -> Step:
     family = context.facts.model_config.get("model_type")
     cuda = hardware(context).device == "cuda"
     half = spec.precision.compute != "float32"
+    packed = spec.collator.packing != "none"
+    reads = (*reads, "collator.packing")
     if family in _EAGER_ONLY:
         value, why = "eager", f"transformers' {family} has no fused attention"
+    elif packed and not isolates(str(family), "flash_attention_2", context.facts.versions).ok:
+        value, why = "sdpa", "packed samples would see each other with flash attention"
     elif hardware(context).bf16 and cuda and half and context.facts.has("flash-attn"):
         # its kernels need the GPU generation that brought bfloat16
         value, why = "flash_attention_2", "flash-attn is installed and the compute format is 16-bit"

@@ -19,6 +19,7 @@ from typing import Any
 from llmforge.compiler.facts.faults import (
     left_out,
     no_rows,
+    pasted,
     row_findings,
     tell,
     too_many,
@@ -225,7 +226,7 @@ class _Look:
                 f"the fold column `{self._source.fold}` and an evaluation set of its own would "
                 "both say what is held out",
                 key=key,
-                hint=f"{key}=null",
+                hint=pasted("fold=null", self.prefix),
             )
         ]
 
@@ -340,7 +341,7 @@ def _bad_condition(text: str, prefix: str, error: ValueError) -> Diagnostic:
         "LF516",
         f"`{text}` is not a condition: {error}",
         key=f"{prefix}.select",
-        hint=f"{prefix}.select=[]",
+        hint=pasted("select=[]", prefix),
     )
 
 
@@ -354,13 +355,14 @@ def _unfit_weights(data: MixData) -> list[Diagnostic]:
         if names
     )
     even = ",".join(f"{name}:1.0" for name in data.sources)
+    gone = "".join(f" ~data.weights.{name}" for name in sorted(given - known))
     return [
         Diagnostic(
             "LF518",
             "data.weights must name every source, and nothing else",
             key="data.weights",
             notes=notes,
-            hint=f"'data.weights={{{even}}}'",
+            hint=f"'++data.weights={{{even}}}'{gone}",
         )
     ]
 

@@ -19,8 +19,13 @@ _OWN = {
     for spec in (Source, CsvSource, TextSource, SqlSource, HubSource)
     for name in spec.model_fields
 } | {"name", "path", "options", "refresh"}
-_OF_DATA = re.compile(rf"\bdata\.({'|'.join(sorted(_OWN))})(?=[.=])")
-_RELATIVE = re.compile(rf"(?<![\w.])({'|'.join(sorted(_OWN))})(?=[.=])")
+# an override, not a file: `train.jsonl` in a command begins like a setting
+_SETTING = rf"((?:{'|'.join(sorted(_OWN))})(?:\.\w+)*=)"
+_RELATIVE = re.compile(rf"(?<![\w./+-]){_SETTING}")
+_OF_DATA = re.compile(rf"(?<![\w./+-])\+*data\.{_SETTING}")
+_KIND = re.compile(r"(?<![\w./+-])data=(\w+)")
+_NO_SHAPE = "fields.prompt=<column> fields.completion=<column>, or fields.text=<column>"
+"""Where no column's name tells what it holds."""
 
 
 def tell(problem: Unusable, prefix: str, key: str) -> Diagnostic:
@@ -52,19 +57,27 @@ def row_findings(
 
 def _finding(message: str, fault: Fault, prefix: str, key: str) -> Diagnostic:
     sample = (f"it reads: {fault.sample}",) if fault.sample else ()
+    hint = fault.hint or (_NO_SHAPE if fault.code == "LF506" else None)
     return Diagnostic(
         fault.code,
         message,
         key=f"{prefix}.{fault.key or key}",
         notes=(*sample, *fault.notes),
-        hint=_absolute(fault.hint, prefix) if fault.hint else None,
+        hint=pasted(hint, prefix) if hint else None,
     )
 
 
-def _absolute(hint: str, prefix: str) -> str:
-    """Settings in a hint as keys of the configuration, also of a source of a mix."""
-    hint = _RELATIVE.sub(rf"{prefix}.\1", hint)
-    return _OF_DATA.sub(rf"{prefix}.\1", hint) if prefix != "data" else hint
+def pasted(hint: str, prefix: str) -> str:
+    """A hint with its settings as keys of the configuration: `fields.text=body` becomes
+    `data.fields.text=body`, or `++data.sources.maths.fields.text=body` for a source of a mix, which
+    lists only what differs from its option, so that the key may have to be added."""
+    hint = _RELATIVE.sub(r"data.\1", hint)
+    if prefix == "data":
+        return hint
+    # the one option that is no kind by itself
+    hint = hint.replace("data=tsv", """data=csv 'data.delimiter="\\t"'""")
+    hint = _OF_DATA.sub(rf"++{prefix}.\1", hint)
+    return _KIND.sub(rf"++{prefix}.kind=\1", hint)
 
 
 def too_many(bad: int, total: int, limit: int | str | None) -> list[Diagnostic]:
@@ -108,5 +121,5 @@ def no_rows(name: str, key: str, dropped: Counter[str]) -> Diagnostic:
         "LF502",
         f"{name} has no row that can be used: {reasons}",
         key=key,
-        hint=f"{prefix}.select=[]" if dropped.get("not_selected") else None,
+        hint=pasted("select=[]", prefix) if dropped.get("not_selected") else None,
     )

@@ -132,17 +132,20 @@ def bfloat16_missing(context: Context) -> Iterator[Diagnostic]:
             return  # weights follow the compute format; one finding says it
 
 
-@rule("LF306", "flash attention that cannot run")
-def flash_attention_impossible(context: Context) -> Iterator[Diagnostic]:
-    """FlashAttention-2 needs a CUDA GPU from compute capability 8.0 and a 16-bit compute format.
+@rule("LF306", "attention that cannot run here")
+def attention_impossible(context: Context) -> Iterator[Diagnostic]:
+    """FlashAttention-2 needs a CUDA GPU from compute capability 8.0 and a 16-bit compute format;
+    PyTorch's flex attention trains on a CUDA GPU only.
 
     PyTorch's own fused attention (`sdpa`) runs everywhere.
     """
-    if context.spec.model.attention != "flash_attention_2":
-        return
-    machine = hardware(context)
+    attention, machine = context.spec.model.attention, hardware(context)
     why = None
-    if machine.device != "cuda":
+    if attention == "flex_attention":
+        why = "without CUDA" if machine.device != "cuda" else None
+    elif attention != "flash_attention_2":
+        return
+    elif machine.device != "cuda":
         why = "without CUDA"
     elif not machine.bf16:
         why = f"on {machine.name} (compute capability {machine.compute_capability})"
@@ -151,7 +154,7 @@ def flash_attention_impossible(context: Context) -> Iterator[Diagnostic]:
     if why:
         yield Diagnostic(
             "LF306",
-            f"flash attention {why}",
+            f"{attention.partition('_')[0]} attention {why}",
             key="model.attention",
             hint="model.attention=sdpa",
         )

@@ -226,4 +226,4 @@ def test_weights_name_every_source(data, source):
 
     assert (found.code, found.key) == ("LF518", "data.weights")
     assert found.notes == ("no weight: b", "no such source: c")
-    assert found.hint == "'data.weights={a:1.0,b:1.0}'"
+    assert found.hint == "'++data.weights={a:1.0,b:1.0}' ~data.weights.c"
