@@ -90,6 +90,37 @@ def condition(text: str) -> Condition:
     return Condition(found["column"], name, value)
 
 
+_SLOPPY = re.compile(
+    r"\s*(?P<column>[^\s=<>!]+)\s*(?P<operator>=+|<>|!=|<=|>=|<|>|\bnot\s+in\b|\bin\b"
+    r"|\bnot\s+contains\b|\bcontains\b)\s*(?P<value>.+)",
+    re.DOTALL,
+)
+_MEANT = {"=": "==", "===": "==", "<>": "!="}
+
+
+def mended(text: str) -> str | None:
+    """What a condition that cannot be read was most likely meant to be: one `=` for two, text
+    without its double quotes, a list where one value stands. None if that gives none either."""
+    found = _SLOPPY.fullmatch(text)
+    if found is None:
+        return None
+    name = " ".join(_MEANT.get(found["operator"], found["operator"]).split())
+    rest = found["value"].strip()
+    for written in (
+        rest,
+        rest.replace("'", '"'),
+        json.dumps(rest.strip("'\""), ensure_ascii=False),
+    ):
+        for value in (written, f"[{written}]"):
+            made = f"{found['column']} {name} {value}"
+            try:
+                condition(made)
+            except ValueError:
+                continue
+            return made
+    return None
+
+
 def lookup(row: Mapping[str, Any], column: str) -> Any:
     """A column's value, or one inside it: `meta.lang`, `answers.0`. None where there is none."""
     if column in row:

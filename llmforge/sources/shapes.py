@@ -26,6 +26,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 ROLES = ("system", "user", "assistant", "tool")
 
+_MEND = "mend or remove that row, or let it go with data.max_bad_rows=1"
 _MAY_BE_EMPTY = ("prompt", "input")
 
 # names that published data sets give to what `data.fields` calls these
@@ -74,7 +75,6 @@ def no_shape(row: Mapping[str, Any], fields: Fields) -> Fault:
     return Fault(
         "LF506",
         "has no columns that llmforge can train on",
-        sample=excerpt(_as_text(dict(row))),
         hint=hint,
         key="fields",
         notes=(_columns_there(row), f"needed: {wanted}"),
@@ -106,7 +106,7 @@ def values_of(
                 f"`{column}` {what}",
                 # of an empty value nothing could be shown
                 sample=excerpt(_as_text(lookup(row, column))) or excerpt(_as_text(dict(row))),
-                hint=hint or "mend or remove that row, or let it go with data.max_bad_rows=1",
+                hint=hint or _MEND,
                 key=key or f"fields.{name}",
             )
         found[name] = value
@@ -237,7 +237,7 @@ def _no_column(name: str, column: str, row: Mapping[str, Any], fields: Fields) -
         "LF505",
         f"has no `{column}`",
         sample=excerpt(_as_text(row)),
-        hint=f"fields.{name}={guess}" if guess else "mend or remove that row",
+        hint=f"fields.{name}={guess}" if guess else _MEND,
         key=f"fields.{name}",
         notes=(_columns_there(row),),
     )
@@ -249,7 +249,7 @@ def _odd(name: str, column: str, value: Any) -> Fault:
         "LF505",
         f"`{column}` is {_named(value)}, not {wanted}",
         sample=excerpt(_as_text(value)),
-        hint="mend or remove that row",
+        hint=_MEND,
         key=f"fields.{name}",
     )
 

@@ -27,6 +27,10 @@ STYLES = {"trained": "bold green", "masked": "dim", "padding": "dim strike"}
 PAGE = "data.html"
 """In the run folder; an artifact of its record."""
 
+# what steers a terminal is drawn by its picture: data must not be able to clear the screen
+_CONTROLS = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
+_CONTROLS |= {0x7F: "\u2421"} | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
+
 _LINES, _SHOWN = 50, 5
 """Lines of the receipt and samples that the page shows."""
 
@@ -75,7 +79,7 @@ def draw(shown: Sequence[Shown]) -> Text:
             f"  {item.trained} trained, {item.masked} masked, {item.padding} padding\n", "dim"
         )
         for piece, state in item.pieces:
-            text.append(piece, style=STYLES[state])
+            text.append(piece.translate(_CONTROLS), style=STYLES[state])
         text.append("\n")
     text.append("\ntrained", STYLES["trained"]).append("  masked", STYLES["masked"])
     return text.append("  padding", STYLES["padding"])

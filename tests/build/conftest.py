@@ -21,7 +21,7 @@ from llmforge.compiler.parse import parse_or_fail
 from llmforge.origins import Origin, Origins, leaves
 from llmforge.plan import Plan, stage_fingerprints
 from llmforge.registry import component
-from llmforge.schema.data import BuiltinData
+from llmforge.schema.data import BuiltinData, JsonlSource, MixData
 
 SETTINGS: dict[str, Any] = {
     "name": "test",
@@ -309,6 +309,25 @@ def make_plan(tmp_path: Path) -> MakePlan:
             rows = rows if rows is not None else [{"messages": chat} for chat in CHATS]
             changes["data.train"] = str(write_rows(tmp_path / "train.jsonl", rows))
         return plan_by_hand(changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_mix(tmp_path_factory: pytest.TempPathFactory) -> MakePlan:
+    """`make_mix({"a": "a.jsonl"}, weights={"a": 1.0})`: a plan of texts of several files."""
+    cache = str(tmp_path_factory.mktemp("mix-cache"))
+    shipped = SETTINGS["data"]
+
+    def make(files: dict[str, str], **changes: Any) -> Plan:
+        one = {key: value for key, value in shipped.items() if key in JsonlSource.model_fields}
+        sources = {name: {**one, "shape": "text", "train": file} for name, file in files.items()}
+        rows = {key: value for key, value in shipped.items() if key in MixData.model_fields}
+        mix = {"kind": "mix", "shape": "mixed", "sources": sources, "weights": None,
+               "exhausted": "first"}  # fmt: skip
+        return plan_by_hand(
+            {"paths.cache": cache, "collator.kind": "lm", "data": {**rows, **mix, **changes}}
+        )
 
     return make
 

@@ -18,15 +18,20 @@ import json
 import os
 import re
 import shlex
+import sqlite3
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from llmforge import plugins
 from llmforge.codes import CODES, known_codes
 from llmforge.compiler.rules import RULES
+from llmforge.sources import functions
 
 PAGES = sorted(Path(__file__).parent.glob("LF*.md"))
 
@@ -62,8 +67,8 @@ def write(block: str, checkpoint: Callable[..., Path]) -> None:
     """One ```files block.
 
     First lines: `conf/mine.yaml`; `rows.jsonl x 300` repeats the content; `rows.txt in utf-16`
-    encodes it; `tiny/ holds a llama` makes a model folder, the content being JSON that changes
-    its config.json.
+    encodes it; `chats.db from sql` makes an SQLite file by the statements below; `tiny/ holds a
+    llama` makes a model folder, the content being JSON that changes its config.json.
     """
     head, _, body = block.partition("\n")
     name, _, rest = head.partition(" ")
@@ -71,6 +76,10 @@ def write(block: str, checkpoint: Callable[..., Path]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if rest == "holds a llama":
         checkpoint(path, **json.loads(body.strip() or "{}"))
+    elif rest == "from sql":
+        with closing(sqlite3.connect(path)) as database:
+            database.executescript(body)
+            database.commit()
     elif rest.startswith("in "):
         path.write_bytes(body.encode(rest.removeprefix("in ")))
     else:
@@ -88,6 +97,17 @@ def examples(console: str) -> Iterator[tuple[str, str]]:
 @pytest.fixture(autouse=True)
 def empty_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture(autouse=True)
+def plugins_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a page's modules register ends with the page."""
+    for known in (plugins, "_loaded"), (functions, "_transforms"), (functions, "_datasets"):
+        monkeypatch.setattr(*known, dict(getattr(*known)))
+    before = set(sys.modules)
+    yield
+    for name in {name for name in sys.modules if name.startswith("gallery_")} - before:
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -120,7 +140,7 @@ def test_page(page, work, llmforge, checkpoint, everything_installed):
 
     code = page.stem
     assert [e.exit_code for e in shown] == [2 if e.refused else 0 for e in shown]
-    assert re.search(rf"^(error|warning)\[{code}\]", shown[0].output, re.MULTILINE)
+    assert re.search(rf"^(error|warning|note)\[{code}\]", shown[0].output, re.MULTILINE)
     assert f"[{code}]" not in shown[-1].output, "the page must end with what is accepted"
     assert not shown[-1].refused
     for bad, good in pairwise(shown):
@@ -137,9 +157,9 @@ def assert_pasted(bad: Example, good: Example) -> None:
             assert good.command == hint
             return
         if re.match(r"[\w.]+=|--\w", hint):
-            wanted += shlex.split(hint)
+            # `<...>` in a hint is for the user to fill in
+            wanted += shlex.split(re.sub(r"<[^>]*>", "<>", hint))
     for word in wanted:
-        # `<...>` in a hint is for the user to fill in
         pattern = re.sub(r"<[^>]*>", "[^<>]+", re.escape(word).replace("\\ ", " "))
         assert any(re.fullmatch(pattern, other) for other in good.words), f"{word} was not pasted"
     if wanted:

@@ -101,12 +101,11 @@ def derive_attention(context: Context) -> Step:
     spec = context.spec
     if spec.model.attention != "auto":
         return Step()
-    reads = ("hardware.device", "precision.compute", "model")
+    reads = ("hardware.device", "precision.compute", "model", "collator.packing")
     family = context.facts.model_config.get("model_type")
     cuda = hardware(context).device == "cuda"
     half = spec.precision.compute != "float32"
     packed = spec.collator.packing != "none"
-    reads = (*reads, "collator.packing")
     if family in _EAGER_ONLY:
         value, why = "eager", f"transformers' {family} has no fused attention"
     elif packed and not isolates(str(family), "flash_attention_2", context.facts.versions).ok:

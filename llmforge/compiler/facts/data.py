@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.compiler.facts.faults import (
+    all_held_out,
+    bad_condition,
+    counted,
     left_out,
     no_rows,
     pasted,
     row_findings,
     tell,
     too_many,
+    unfit_weights,
 )
 from llmforge.diagnostics import Diagnostic
 from llmforge.digests import edge_digest, file_digest, remember, remembered, stat_key
@@ -132,19 +136,20 @@ def look_at(data: Rows, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]
         for name, source in sources_of(data).items()
     }
     if isinstance(data, MixData) and data.weights is not None:
-        found += _unfit_weights(data)
+        found += unfit_weights(data)
     bad = sum(look.bad for look in looks.values())
     total = sum(look.seen for look in looks.values())
+    hopeless = any(look.hopeless for look in looks.values())
+    rows_told = [counted(d, bad, hopeless) for look in looks.values() for d in look.row_findings]
     if bad and not any(d.is_error for d in found):
         places = [row for look in looks.values() for row in look.first_bad]
-        hopeless = any(look.hopeless for look in looks.values())
         if hopeless or bad > allowed(data.max_bad_rows, total):
-            found += [d for look in looks.values() for d in look.row_findings]
+            found += rows_told
             found += [] if hopeless else too_many(bad, total, data.max_bad_rows)
         else:
             found.append(left_out(bad, total, places))
     else:
-        found += [d for look in looks.values() for d in look.row_findings]
+        found += rows_told
     if any(d.is_error for d in found):
         return None, found
     rows = {name: look.rows() for name, look in looks.items()}
@@ -153,7 +158,7 @@ def look_at(data: Rows, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]
     sets = {key: n for share in shares.values() for key, n in share.sets.items()}
     train_rows = sum(share.taken for share in shares.values())
     if not train_rows:
-        return None, [*found, no_rows("the data", "data", Counter())]
+        return None, [*found, all_held_out(sum(sets.values()), sources_of(data))]
     shapes = tuple(dict.fromkeys(source.shape for source in sources.values()))
     functions = {key: digest for look in looks.values() for key, digest in look.functions.items()}
     return DataFacts(shapes, train_rows, sets, sources, functions), found
@@ -178,7 +183,10 @@ class _Look:
         self._sets: dict[str, list[PartFacts]] = {}
         self._opened = Opened(self.prefix)
         before = len(found)
-        found += [_bad_condition(text, self.prefix, error) for text, error in _faulty(source)]
+        found += [
+            bad_condition(text, source.select, self.prefix, error)
+            for text, error in _faulty(source)
+        ]
         found += self._contradiction()
         transform = self._find_transform(found)
         if len(found) > before:
@@ -334,37 +342,6 @@ def _faulty(source: Source) -> list[tuple[str, ValueError]]:
         except ValueError as error:
             found.append((text, error))
     return found
-
-
-def _bad_condition(text: str, prefix: str, error: ValueError) -> Diagnostic:
-    return Diagnostic(
-        "LF516",
-        f"`{text}` is not a condition: {error}",
-        key=f"{prefix}.select",
-        hint=pasted("select=[]", prefix),
-    )
-
-
-def _unfit_weights(data: MixData) -> list[Diagnostic]:
-    given, known = set(data.weights or ()), set(data.sources)
-    if given == known:
-        return []
-    notes = tuple(
-        f"{what}: {', '.join(sorted(names))}"
-        for what, names in (("no weight", known - given), ("no such source", given - known))
-        if names
-    )
-    even = ",".join(f"{name}:1.0" for name in data.sources)
-    gone = "".join(f" ~data.weights.{name}" for name in sorted(given - known))
-    return [
-        Diagnostic(
-            "LF518",
-            "data.weights must name every source, and nothing else",
-            key="data.weights",
-            notes=notes,
-            hint=f"'++data.weights={{{even}}}'{gone}",
-        )
-    ]
 
 
 def builtin_digest() -> str:

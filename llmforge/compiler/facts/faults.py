@@ -7,12 +7,15 @@ In: `Fault`s of the readers. Out: diagnostics. Readers name settings relative to
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from llmforge.diagnostics import Diagnostic, Severity
-from llmforge.schema.data import CsvSource, HubSource, Source, SqlSource, TextSource
+from llmforge.schema.data import CsvSource, HubSource, MixData, Source, SqlSource, TextSource
 from llmforge.sources.base import Fault, Unusable
+from llmforge.sources.select import mended
 
 _OWN = {
     name
@@ -24,7 +27,7 @@ _SETTING = rf"((?:{'|'.join(sorted(_OWN))})(?:\.\w+)*=)"
 _RELATIVE = re.compile(rf"(?<![\w./+-]){_SETTING}")
 _OF_DATA = re.compile(rf"(?<![\w./+-])\+*data\.{_SETTING}")
 _KIND = re.compile(r"(?<![\w./+-])data=(\w+)")
-_NO_SHAPE = "fields.prompt=<column> fields.completion=<column>, or fields.text=<column>"
+_NO_SHAPE = "fields.prompt=<column> fields.completion=<column>"
 """Where no column's name tells what it holds."""
 
 
@@ -41,17 +44,25 @@ def row_findings(
     prefix: str,
     key: str,
 ) -> list[Diagnostic]:
-    """The first bad rows one by one, and how many more there are."""
+    """The first bad rows, those of the same fault together, and how many more there are."""
     found = []
+    alike: dict[tuple[str, str, str | None], list[str]] = {}
     for place, fault in faults:
+        alike.setdefault((fault.code, fault.what, fault.hint), []).append(place)
+    for place, fault in faults:
+        same = alike[fault.code, fault.what, fault.hint]
+        if place != same[0]:
+            continue
+        if others := same[1:]:
+            fault = replace(fault, notes=(*fault.notes, f"so it is at {', '.join(others)}"))
         where = f"{place}, column {fault.column}" if fault.column else place
         joint = ": " if fault.what.startswith("`") else " "
         found.append(_finding(f"{where}{joint}{fault.what}", fault, prefix, key))
     more = bad - len(faults)
     if found and more > 0:
         last = found[-1]
-        notes = (*last.notes, f"{more} more faulty rows in {name}")
-        found[-1] = Diagnostic(last.code, last.message, key=last.key, notes=notes, hint=last.hint)
+        rows = f"{more:,} more faulty rows" if more > 1 else "1 more faulty row"
+        found[-1] = replace(last, notes=(*last.notes, f"{rows} in {name}"))
     return found
 
 
@@ -78,6 +89,20 @@ def pasted(hint: str, prefix: str) -> str:
     hint = hint.replace("data=tsv", """data=csv 'data.delimiter="\\t"'""")
     hint = _OF_DATA.sub(rf"++{prefix}.\1", hint)
     return _KIND.sub(rf"++{prefix}.kind=\1", hint)
+
+
+def counted(found: Diagnostic, bad: int, hopeless: bool) -> Diagnostic:
+    """A bad row's finding whose hint allows for all bad rows, or for none where that cannot help.
+
+    Args:
+        bad: rows that cannot be used, of the whole section.
+        hopeless: every row of some part has the same fault.
+    """
+    one = ", or let it go with data.max_bad_rows=1"
+    if found.hint is None or one not in found.hint or (bad == 1 and not hopeless):
+        return found
+    all_ = "" if hopeless else f", or let all {bad:,} go with data.max_bad_rows={bad}"
+    return replace(found, hint=found.hint.replace(one, all_))
 
 
 def too_many(bad: int, total: int, limit: int | str | None) -> list[Diagnostic]:
@@ -123,3 +148,58 @@ def no_rows(name: str, key: str, dropped: Counter[str]) -> Diagnostic:
         key=key,
         hint=pasted("select=[]", prefix) if dropped.get("not_selected") else None,
     )
+
+
+def all_held_out(rows: int, sources: Mapping[str, Source]) -> Diagnostic:
+    """LF502: rows there are, but none to train on."""
+    folds = [(name, source.fold) for name, source in sources.items() if source.fold is not None]
+    if not folds:
+        key = f"data.sources.{next(iter(sources))}.train" if "" not in sources else "data.train"
+        hint = pasted("train=<file>", key.removesuffix(".train"))
+        return Diagnostic("LF502", "no source gives rows to train on", key=key, hint=hint)
+    name, fold = folds[0]
+    prefix = f"data.sources.{name}" if name else "data"
+    return Diagnostic(
+        "LF502",
+        f"no row is left to train on: the fold column `{fold}` holds out all {rows:,}",
+        key=f"{prefix}.fold",
+        hint=pasted("fold=null", prefix),
+    )
+
+
+def bad_condition(
+    text: str, conditions: Sequence[str], prefix: str, error: ValueError
+) -> Diagnostic:
+    """LF516: one of the conditions cannot be read; the hint holds all, that one mended."""
+    guess = mended(text)
+    kept = [guess or "" if each == text else each for each in conditions]
+    quoted = ", ".join('"' + each.replace('"', '\\"') + '"' for each in kept if each)
+    return Diagnostic(
+        "LF516",
+        f"`{text}` is not a condition: {error}",
+        key=f"{prefix}.select",
+        hint=pasted(shlex.quote(f"data.select=[{quoted}]"), prefix),
+    )
+
+
+def unfit_weights(data: MixData) -> list[Diagnostic]:
+    """LF518: weights that name other sources than there are."""
+    given, known = set(data.weights or ()), set(data.sources)
+    if given == known:
+        return []
+    notes = tuple(
+        f"{what}: {', '.join(sorted(names))}"
+        for what, names in (("no weight", known - given), ("no such source", given - known))
+        if names
+    )
+    even = ",".join(f"{name}:1.0" for name in data.sources)
+    gone = "".join(f" ~data.weights.{name}" for name in sorted(given - known))
+    return [
+        Diagnostic(
+            "LF518",
+            "data.weights must name every source, and nothing else",
+            key="data.weights",
+            notes=notes,
+            hint=f"'++data.weights={{{even}}}'{gone}",
+        )
+    ]

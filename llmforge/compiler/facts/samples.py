@@ -16,6 +16,9 @@ from llmforge.store import read_report
 _BYTES_PER_TOKEN = 4.0
 """Of English under common vocabularies; only used to foretell."""
 
+_BUILTIN_TOKENS = 54
+"""Of a built-in conversation under its own tokenizer, on average."""
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -57,7 +60,7 @@ def _prepared(spec: RunSpec, fingerprint: str) -> int | None:
 def _foretold(spec: RunSpec, data: DataFacts) -> int:
     """Packs, from the size of the files."""
     length = int(spec.collator.max_length)
-    total = 0.0
+    total = 0.0 if data.sources else float(min(_BUILTIN_TOKENS, length) * data.train_rows)
     for source in data.sources.values():
         rows = sum(part.rows + part.folded for part in source.train)
         size = sum(part.bytes for part in source.train)

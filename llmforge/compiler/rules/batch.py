@@ -13,6 +13,15 @@ METRICS = ("eval_loss", "eval_perplexity")
 """Metrics an evaluation during training reports, so that a checkpoint can be chosen by them."""
 
 
+def _steps(context: Context) -> int | None:
+    """Steps that are certain. A guess refuses nothing: once the data are prepared, the plan is
+    made again and checked again."""
+    samples = context.facts.samples
+    if context.spec.trainer.max_steps is None and samples is not None and not samples.exact:
+        return None
+    return context.facts.steps
+
+
 @rule("LF201", "warm-up longer than training")
 def warmup_longer_than_training(context: Context) -> Iterator[Diagnostic]:
     """The learning rate never reaches its peak: warm-up takes as many steps as the run, or more.
@@ -21,7 +30,7 @@ def warmup_longer_than_training(context: Context) -> Iterator[Diagnostic]:
     loss curve looks like a model that cannot learn. Give warm-up as a share (`3%`), which follows
     the run's length.
     """
-    warmup, steps = context.spec.schedule.warmup, context.facts.steps
+    warmup, steps = context.spec.schedule.warmup, _steps(context)
     if isinstance(warmup, int) and steps is not None and 0 < steps <= warmup:
         peak = steps / warmup
         yield Diagnostic(
@@ -40,7 +49,7 @@ def evaluation_never_happens(context: Context) -> Iterator[Diagnostic]:
     Either the interval is longer than the run, or there is no evaluation data. Give the interval
     as a share of the run (`25%`), or an evaluation set.
     """
-    every, steps, data = context.spec.evaluation.every, context.facts.steps, context.facts.data
+    every, steps, data = context.spec.evaluation.every, _steps(context), context.facts.data
     if every is None or data is None:
         return
     if data.evaluation_rows == 0:
@@ -68,7 +77,7 @@ def saving_never_happens(context: Context) -> Iterator[Diagnostic]:
     starts over, though. Give the interval as a share of the run (`25%`), or null to say that no
     checkpoint is wanted.
     """
-    every, steps = context.spec.checkpoint.every, context.facts.steps
+    every, steps = context.spec.checkpoint.every, _steps(context)
     if isinstance(every, int) and steps is not None and every > steps:
         yield Diagnostic(
             "LF203",

@@ -8,6 +8,7 @@ from llmforge.compiler.context import Context
 from llmforge.compiler.derive.inputs import COLLATOR_OF_SHAPE, READABLE
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic, Severity
+from llmforge.schema import RunSpec
 from llmforge.schema.data import BuiltinData, MixData
 from llmforge.sources.opening import sources_of
 
@@ -69,9 +70,20 @@ def foretold_steps(context: Context) -> Iterator[Diagnostic]:
         f"about {samples.count:,} {samples.what} an epoch: the exact number, and with it the "
         "steps, is known once the data are prepared",
         Severity.NOTE,
-        key="collator.packing",
-        hint="llmforge prepare",
+        key=_reason(context.spec),
+        notes=(
+            "`llmforge train` prepares them first, `llmforge prepare` with the same settings now",
+        ),
     )
+
+
+def _reason(spec: RunSpec) -> str:
+    """The setting for which the number of samples is not that of the rows."""
+    if spec.collator.packing != "none":
+        return "collator.packing"
+    if spec.collator.truncation in ("split", "drop"):
+        return "collator.truncation"
+    return "data.max_bad_rows" if spec.data.max_bad_rows != 0 else "data.max_untrained_rows"
 
 
 @rule("LF519", "streaming of what must be known whole")
@@ -87,14 +99,16 @@ def streamed_data(context: Context) -> Iterator[Diagnostic]:
         return
     found: list[tuple[str, str, str | None]] = []
     if spec.trainer.max_steps is None:
-        found.append(("trainer.max_steps", "an epoch of unknown length", "trainer.max_steps=1000"))
+        steps = "trainer.epochs=null trainer.max_steps=1000"
+        found.append(("trainer.max_steps", "an epoch of unknown length", steps))
     held_out = any(
         source.fold is not None or getattr(source, "evaluation", None) is None
         for source in sources_of(spec.data).values()
     )
     if held_out and spec.data.eval_fraction > 0:
-        what = "a share of rows that are never counted, held out"
-        found.append(("data.eval_fraction", what, "data.eval_fraction=0"))
+        what = "a share held out of rows that are never counted"
+        neither = "data.eval_fraction=0 evaluation.every=null"
+        found.append(("data.eval_fraction", what, neither))
     if spec.tokenizer.source == "train":
         what = "a tokenizer trained on rows that are not read ahead"
         found.append(("tokenizer.source", what, "tokenizer.source=<folder>"))
