@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from llmforge.compiler.context import Context, Derived
 from llmforge.compiler.facts.families import lora_parameters, match_modules
-from llmforge.schema.model import Lora
+from llmforge.schema.adapter import Lora
 
 
 def foretell(context: Context) -> list[Derived]:

@@ -1,7 +1,6 @@
-"""Schema of what is trained: model, tokenizer, precision, quantization, adapter.
+"""Schema of what is trained: sections `model` and `tokenizer`.
 
-In: nothing. Out: spec classes for the sections `model`, `tokenizer`, `precision`,
-`quantization` and `lora`. Rules that span sections live in `compiler/rules/`.
+In: nothing. Out: their spec classes. Rules that span sections live in `compiler/rules/`.
 """
 
 from __future__ import annotations
@@ -11,16 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmforge.registry import register
-from llmforge.schema.base import (
-    Auto,
-    Dtype,
-    Effect,
-    Fraction,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    Spec,
-)
+from llmforge.schema.base import Auto, Effect, PositiveInt, Spec
 
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
 Family = Literal[
@@ -100,83 +90,3 @@ class TokenizerSpec(Spec):
     `alpaca`, ...), or the path of a Jinja file."""
     padding_side: Annotated[Literal["auto", "left", "right"], Effect.NUMERICS]
     """Side of the padding in training batches; `auto` is right. Generation always pads left."""
-
-
-class PrecisionSpec(Spec):
-    """Number formats, one section for all of them."""
-
-    compute: Dtype | Auto
-    """Format of the arithmetic (autocast); `auto` is bfloat16 on hardware that has it, else
-    float32."""
-    weights: Dtype | Auto
-    """Format the weights are held in; `auto` is float32 for trained weights and the compute
-    format for a frozen base under an adapter."""
-
-
-class QuantizationSpec(Spec):
-    """How the frozen base is compressed at load."""
-
-    kind: str
-
-
-@register("quantization", "none")
-class NoQuantization(QuantizationSpec):
-    """Weights as they are."""
-
-    kind: Literal["none"]
-
-
-@register("quantization", "bitsandbytes")
-class BitsAndBytes(QuantizationSpec):
-    """bitsandbytes at load: int8 (LLM.int8()) or 4-bit (QLoRA)."""
-
-    kind: Literal["bitsandbytes"]
-    bits: Literal[4, 8]
-    """Width a weight is held in."""
-    quant_type: Literal["nf4", "fp4"] | None
-    """4-bit only: number format of the blocks."""
-    double_quant: bool | None
-    """4-bit only: quantize the quantization constants as well."""
-    int8_threshold: NonNegativeFloat | None
-    """8-bit only: activations above this magnitude are computed in 16 bits."""
-    int8_fp16_weight: bool | None
-    """8-bit only: keep a 16-bit copy of the weights."""
-
-
-class AdapterSpec(Spec):
-    """What is trained instead of all weights."""
-
-    kind: str
-
-
-@register("lora", "none")
-class NoAdapter(AdapterSpec):
-    """Full fine-tuning."""
-
-    kind: Literal["none"]
-
-
-@register("lora", "lora", "llmforge.build.adapter:wrap_lora")
-class Lora(AdapterSpec):
-    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685)."""
-
-    kind: Literal["lora"]
-    r: PositiveInt
-    """Rank of the update."""
-    alpha: PositiveInt
-    """Numerator of the scale: alpha / r, or alpha / sqrt(r) with `rslora`."""
-    dropout: Fraction
-    """Dropout on the adapter's input."""
-    targets: str | list[str]
-    """`all-linear` (every linear layer but the output head), names of modules, or a regular
-    expression that matches whole module names."""
-    bias: Literal["none", "all", "lora_only"]
-    """Which biases are trained as well."""
-    rslora: bool
-    """Rank-stabilised scale (Kalajdzievski 2023, arXiv 2312.03732)."""
-    dora: bool
-    """Weight-decomposed adapters (Liu et al. 2024, arXiv 2402.09353)."""
-    modules_to_save: list[str]
-    """Modules trained and saved whole beside the adapters (new embeddings, heads)."""
-    expect_modules: NonNegativeInt
-    """Refuse the plan when `targets` hits fewer modules than this; 0 asks for at least one."""

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SerializeAsAny
 
 from llmforge.registry import register
+from llmforge.schema.adapter import AdapterSpec
 from llmforge.schema.base import (
     Auto,
     Effect,
@@ -21,14 +22,9 @@ from llmforge.schema.base import (
 )
 from llmforge.schema.collate import CollatorSpec
 from llmforge.schema.data import Rows
-from llmforge.schema.model import (
-    AdapterSpec,
-    ModelSpec,
-    PrecisionSpec,
-    QuantizationSpec,
-    TokenizerSpec,
-)
+from llmforge.schema.model import ModelSpec, TokenizerSpec
 from llmforge.schema.optim import OptimizerSpec, ScheduleSpec
+from llmforge.schema.precision import PrecisionSpec, QuantizationSpec
 from llmforge.schema.train import CheckpointSpec, EvaluationSpec, GenerationSpec, TrainerSpec
 
 

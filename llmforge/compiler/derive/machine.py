@@ -10,8 +10,9 @@ from llmforge.compiler.context import Context, Derived, Step
 from llmforge.compiler.facts.hardware import probe_hardware
 from llmforge.compiler.facts.isolation import isolates
 from llmforge.compiler.facts.versions import installed_versions
-from llmforge.schema.model import BitsAndBytes, Lora
+from llmforge.schema.adapter import Lora
 from llmforge.schema.optim import AdamW
+from llmforge.schema.precision import BitsAndBytes
 from llmforge.schema.run import AutoHardware, Device
 
 # families whose transformers implementation has no scaled-dot-product path

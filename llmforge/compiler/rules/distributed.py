@@ -8,7 +8,7 @@ from llmforge.compiler.context import Context
 from llmforge.compiler.derive.machine import hardware
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic
-from llmforge.schema.model import BitsAndBytes
+from llmforge.schema.precision import BitsAndBytes
 from llmforge.schema.run import Fsdp2, LocalLaunch, Zero
 
 

@@ -10,7 +10,8 @@ from llmforge.compiler.facts.families import match_modules
 from llmforge.compiler.parse import override
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic, Severity, near
-from llmforge.schema.model import Lora, ScratchModel
+from llmforge.schema.adapter import Lora
+from llmforge.schema.model import ScratchModel
 
 _NAMES_OF_FAMILIES = frozenset(
     ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "gate_proj", "up_proj", "down_proj",

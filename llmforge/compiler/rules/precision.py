@@ -8,8 +8,10 @@ from llmforge.compiler.context import Context
 from llmforge.compiler.derive.machine import hardware
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic
-from llmforge.schema.model import BitsAndBytes, HubModel, ModelSpec, NoAdapter, ScratchModel
+from llmforge.schema.adapter import NoAdapter
+from llmforge.schema.model import HubModel, ModelSpec, ScratchModel
 from llmforge.schema.optim import AdamW8bit
+from llmforge.schema.precision import BitsAndBytes
 
 
 @rule("LF301", "4-bit with 8-bit")
