@@ -89,7 +89,7 @@ def test_check_for_github(llmforge):
 
     assert ran.code == 2
     assert ran.out.splitlines() == [
-        "::error file=conf/data/jsonl.yaml,line=4,title=LF105::`data.train` has no value yet "
+        "::error file=conf/data/jsonl.yaml,line=7,title=LF105::`data.train` has no value yet "
         "(`???`)%0Ahint: data.train=<value>",
         "::warning file=conf/lora/small.yaml,line=3,title=LF604::the adapter would train over "
         "random, frozen weights%0Ahint: lora=none",

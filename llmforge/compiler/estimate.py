@@ -7,8 +7,9 @@ where nothing is random; memory and time are not foretold here.
 from __future__ import annotations
 
 from llmforge.compiler.context import Context, Derived
-from llmforge.compiler.facts.families import lora_parameters, match_modules
-from llmforge.schema.adapter import Lora
+from llmforge.compiler.facts.targets import by_ending, hit_modules
+from llmforge.compiler.facts.trained import trained
+from llmforge.schema.adapter import NoAdapter, TargetedAdapter
 
 
 def foretell(context: Context) -> list[Derived]:
@@ -48,27 +49,15 @@ def foretell(context: Context) -> list[Derived]:
         )
     if facts.model is not None:
         add("total_parameters", facts.model.parameters, "sum over the model's weights", "model")
-        add(
-            "trainable_parameters",
-            trainable_parameters(context),
-            "rank x (in + out) per adapted module"
-            if isinstance(spec.lora, Lora)
-            else "every weight",
-            "lora",
-            "model",
-        )
+        full = isinstance(spec.lora, NoAdapter)
+        why = "every weight" if full else f"what `lora.kind={spec.lora.kind}` adds and trains"
+        counts = trained(facts.model, spec.lora)
+        add("trainable_parameters", counts and counts.trainable, why, "lora", "model")
+        if counts is not None and not full:
+            why = "of all parameters, the adapter's among them"
+            add("trainable_share", counts.share, why, "lora", "model")
+        if isinstance(spec.lora, TargetedAdapter):
+            hit = hit_modules(facts.model, spec.lora)
+            add("adapted", by_ending(hit), "modules that `lora.targets` hits", "lora.targets")
+            add("adapted_modules", len(hit), "all of them", "lora.targets", "model")
     return found
-
-
-def trainable_parameters(context: Context) -> int | None:
-    """Weights that receive gradients; None where it depends on modules only the build knows."""
-    model, lora = context.facts.model, context.spec.lora
-    if model is None:
-        return None
-    if not isinstance(lora, Lora):
-        return model.parameters
-    if lora.modules_to_save or lora.bias != "none":
-        return None
-    modules = match_modules(model, lora.targets)
-    magnitudes = sum(module.out_features for module in modules) if lora.dora else 0
-    return lora_parameters(modules, lora.r) + magnitudes

@@ -19,6 +19,16 @@ def traced(spec: S) -> tuple[S, set[str]]:
     return cast("S", _Traced(spec, "", seen)), seen
 
 
+def untraced(spec: S) -> S:
+    """The spec itself, for what goes through all of it, such as a fingerprint, and so says nothing
+    about who reads a key."""
+    kind: type = type(spec)
+    if kind is _Traced:
+        found: S = object.__getattribute__(spec, "_state")[0]
+        return found
+    return spec
+
+
 class _Traced:
     """Passes for the spec it wraps, `isinstance` included."""
 

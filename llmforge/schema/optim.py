@@ -1,7 +1,8 @@
-"""Schema of how weights move: optimizer and schedule.
+"""Schema of how weights move: section `optimizer`.
 
-In: nothing. Out: spec classes for the sections `optimizer` and `schedule`. Each is lowered to
-`TrainingArguments` keywords in `compiler/lower.py`.
+In: nothing. Out: its spec classes, one per kind. Which of them `TrainingArguments` names and which
+llmforge builds is `compiler/lower/optimizer.py`'s business. The learning rate over time is the
+section `schedule` (`schema/schedule.py`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,18 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmforge.registry import register
-from llmforge.schema.base import Auto, Effect, Fraction, NonNegativeFloat, Spec, Warmup
+from llmforge.schema.base import Auto, Effect, NonNegativeFloat, PositiveInt, Spec
+from llmforge.schema.schedule import Constant, Cosine, Linear, ScheduleSpec
+
+__all__ = [
+    "Adafactor", "Adam", "AdamW", "AdamW8bit", "AdamWPaged", "BitsAndBytesOptimizer", "Constant",
+    "Cosine", "Linear", "Lion", "Muon", "OptimizerFile", "OptimizerSpec", "ScheduleFree",
+    "ScheduleSpec", "Sgd",
+]  # fmt: skip
 
 Rate = Annotated[float, Field(gt=0.0, le=10.0)]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
 
 
 class OptimizerSpec(Spec):
@@ -24,35 +33,112 @@ class OptimizerSpec(Spec):
     lr: Rate | None
     """Peak learning rate; null only where the optimizer sets its own (`relative_step`)."""
     weight_decay: NonNegativeFloat
-    """Decoupled weight decay; norms and biases are left out."""
+    """Decay of the weights per step, times the rate; norms and biases are left out unless
+    `decay_norms` says otherwise."""
     clip_norm: NonNegativeFloat | None
     """Clip the global gradient norm to this; null clips nothing."""
+    clip_value: Positive | None
+    """Clip each element of the gradient to this, both ways; null clips nothing. Done once per
+    optimizer step, on the accumulated and unscaled gradient."""
+    decay_norms: bool
+    """Decay norms and biases as well."""
+    lora_plus_ratio: Annotated[float, Field(ge=1.0)] | None
+    """LoRA+ (Hayou et al. 2024, arXiv 2402.12354): the adapter's B matrices learn at this many
+    times the rate; null for the same rate. The paper's values are 8 to 16."""
+    embedding_lr: Rate | None
+    """Peak rate of the embeddings (a tied output head included); null for the rate of the rest."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None
+    """Factor on the rate per layer down from the output: the head learns at `lr`, the last layer
+    at `layer_decay` times that, the one below at its square, the embeddings least; null for one
+    rate. From ELECTRA (Clark et al. 2020, arXiv 2003.10555)."""
+
+
+class AdamFields(OptimizerSpec):
+    """What every relative of Adam has."""
+
+    betas: list[Beta] = Field(min_length=2, max_length=2)
+    """Decay of the first and second moment."""
+    eps: Positive
+    """Added to the second moment's root, so that nothing is divided by zero."""
+
+
+class BitsAndBytesOptimizer(OptimizerSpec):
+    """An optimizer of bitsandbytes, which has to be installed."""
 
 
 @register("optimizer", "adamw")
-class AdamW(OptimizerSpec):
+class AdamW(AdamFields):
     """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101)."""
 
     kind: Literal["adamw"]
-    betas: list[Beta] = Field(min_length=2, max_length=2)
-    """Decay of the first and second moment."""
-    eps: Annotated[float, Field(gt=0.0)]
-    """Added to the second moment's root, so that nothing is divided by zero."""
     fused: Annotated[bool | Auto, Effect.SPEED]
     """One kernel for the whole update; `auto` uses it where the installed torch has it."""
 
 
 @register("optimizer", "adamw_8bit")
-class AdamW8bit(OptimizerSpec):
+class AdamW8bit(AdamFields, BitsAndBytesOptimizer):
     """AdamW with 8-bit state (bitsandbytes; Dettmers et al. 2021, arXiv 2110.02861)."""
 
     kind: Literal["adamw_8bit"]
-    betas: list[Beta] = Field(min_length=2, max_length=2)
-    """Decay of the first and second moment."""
-    eps: Annotated[float, Field(gt=0.0)]
-    """Added to the second moment's root, so that nothing is divided by zero."""
     paged: Annotated[bool, Effect.SPEED]
     """Let optimizer state spill to CPU memory when the GPU is full."""
+
+
+@register("optimizer", "adamw_paged")
+class AdamWPaged(AdamFields, BitsAndBytesOptimizer):
+    """AdamW with 32-bit state that spills to CPU memory when the GPU is full (bitsandbytes)."""
+
+    kind: Literal["adamw_paged"]
+
+
+@register("optimizer", "adam", "llmforge.build.optimizer:adam")
+class Adam(AdamFields):
+    """Adam (Kingma & Ba 2014, arXiv 1412.6980): weight decay is added to the gradient."""
+
+    kind: Literal["adam"]
+    fused: Annotated[bool, Effect.SPEED]
+    """One kernel for the whole update."""
+
+
+@register("optimizer", "adamw_schedule_free", "llmforge.build.optimizer:schedule_free")
+class ScheduleFree(AdamFields):
+    """AdamW that averages its iterates in place of a falling rate (Defazio et al. 2024, arXiv
+    2405.15682). Evaluated and saved are the averaged weights."""
+
+    kind: Literal["adamw_schedule_free"]
+
+
+@register("optimizer", "lion")
+class Lion(BitsAndBytesOptimizer):
+    """Lion (Chen et al. 2023, arXiv 2302.06675), by bitsandbytes: the sign of a momentum, so that
+    one state is held per weight. Its rate is a third to a tenth of AdamW's."""
+
+    kind: Literal["lion"]
+    betas: list[Beta] = Field(min_length=2, max_length=2)
+    """Weight of the momentum in the step, and its decay."""
+    bits: Literal[8, 32]
+    """Bits of each number of the state."""
+    paged: Annotated[bool, Effect.SPEED]
+    """Let optimizer state spill to CPU memory when the GPU is full."""
+
+
+@register("optimizer", "muon", "llmforge.build.optimizer:muon")
+class Muon(AdamFields):
+    """Muon (Jordan et al. 2024): momentum made orthogonal, for the weight matrices of the layers.
+    Embeddings, the output head, norms and biases are moved by AdamW."""
+
+    kind: Literal["muon"]
+    momentum: Beta
+    """Decay of the momentum of the matrices."""
+    nesterov: bool
+    """Look one momentum step ahead."""
+    orthogonal_steps: PositiveInt
+    """Newton-Schulz iterations per step."""
+    adjust: Literal["original", "match_rms_adamw"]
+    """How the rate follows a matrix's shape: `match_rms_adamw` makes steps as large as AdamW's
+    (Liu et al. 2025, arXiv 2502.16982), so that its rate and decay can be used."""
+    adamw_lr: Rate | None
+    """Peak rate of what AdamW moves; null for `lr`."""
 
 
 @register("optimizer", "adafactor", "llmforge.build.optimizer:adafactor")
@@ -60,7 +146,7 @@ class Adafactor(OptimizerSpec):
     """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): factored second moment."""
 
     kind: Literal["adafactor"]
-    clip_threshold: Annotated[float, Field(gt=0.0)]
+    clip_threshold: Positive
     """Root-mean-square threshold on the update."""
     decay_rate: float
     """Exponent of the second moment's running average."""
@@ -81,32 +167,11 @@ class Sgd(OptimizerSpec):
     """Share of the last step that is taken again; 0 is plain gradient descent."""
 
 
-class ScheduleSpec(Spec):
-    """The learning rate over time: linear warm-up to the peak, then the kind's course."""
+@register("optimizer", "file")
+class OptimizerFile(Spec):
+    """A JSON preset of Void-Trainer. Compiling replaces this section with what the file says, so
+    that a plan never holds this kind."""
 
-    kind: str
-    warmup: Warmup
-    """Optimizer steps of linear warm-up, or a share of the run such as `3%`."""
-
-
-@register("schedule", "constant")
-class Constant(ScheduleSpec):
-    """Stays at the peak."""
-
-    kind: Literal["constant"]
-
-
-@register("schedule", "linear")
-class Linear(ScheduleSpec):
-    """Falls in a straight line to zero."""
-
-    kind: Literal["linear"]
-
-
-@register("schedule", "cosine")
-class Cosine(ScheduleSpec):
-    """Falls along half a cosine to `floor` times the peak."""
-
-    kind: Literal["cosine"]
-    floor: Fraction
-    """Final rate as a share of the peak."""
+    kind: Literal["file"]
+    path: str
+    """The preset, from the working folder."""

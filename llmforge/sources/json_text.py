@@ -18,7 +18,7 @@ from llmforge.sources import decoding
 from llmforge.sources.base import Fault, excerpt
 from llmforge.sources.decoding import not_utf8, show_line
 from llmforge.sources.files import override
-from llmforge.sources.jsonl import STRICT, around, check, doubt
+from llmforge.sources.jsonl import STRICT, around, check, doubt, said
 
 CHUNK = 1 << 18
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -133,7 +133,7 @@ class Text:
             return Ends(self.line, self._undecoded(*self._broken))
         self._go(self._at if at is None else at)
         text = self._buffer[self._at : self._at + 400]
-        what, notes = f"is not valid JSON: {reason}", list[str]()
+        what, notes = f"is not valid JSON: {said(reason)}", list[str]()
         if not text.strip():
             what, notes = f"ends too early: {reason}", ["the file was cut short"]
         elif text[0] == "\0":

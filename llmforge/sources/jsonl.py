@@ -132,6 +132,11 @@ def _string_doubt(token: str, keys: list[set[str] | None], before_colon: bool) -
     return None
 
 
+def said(reason: str) -> str:
+    """The words of a `JSONDecodeError` without the `at` of those that a place was to follow."""
+    return reason.removesuffix(" at").removesuffix(" starting")
+
+
 def around(text: str, offset: int) -> str:
     """A sample of `text`: all of it if it is short, else what stands around `offset`."""
     start = offset - _BEFORE
@@ -190,7 +195,7 @@ class JsonlPart:
             )  # fmt: skip
         if number == 1 and (fault := self._whole_file(raw, text)):
             return fault
-        what, hint = f"is not valid JSON: {error.msg}", mend(self.name, number, error.pos)
+        what, hint = f"is not valid JSON: {said(error.msg)}", mend(self.name, number, error.pos)
         notes: tuple[str, ...] = ()
         if text[error.pos : error.pos + 1] == "\0":
             what = "holds a NUL byte, which JSON writes as \\u0000"

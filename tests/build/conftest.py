@@ -18,10 +18,12 @@ import pytest
 from llmforge.compiler.facts.data import look_at
 from llmforge.compiler.facts.shapes import config_of
 from llmforge.compiler.parse import parse_or_fail
+from llmforge.digests import file_digest
 from llmforge.origins import Origin, Origins, leaves
 from llmforge.plan import Plan, stage_fingerprints
 from llmforge.registry import component
 from llmforge.schema.data import BuiltinData, JsonlSource, MixData
+from llmforge.sources import chat_templates
 
 SETTINGS: dict[str, Any] = {
     "name": "test",
@@ -218,8 +220,19 @@ def plan_by_hand(changes: dict[str, Any]) -> Plan:
         lowered=lower_by_hand(spec),
         estimate={},
         origins=origins,
-        stages=stage_fingerprints(spec, {"data": facts.identity()}),
+        stages=stage_fingerprints(
+            spec, {"data": facts.identity(), "tokenizer": template_by_hand(spec)}
+        ),
     )
+
+
+def template_by_hand(spec: Any) -> dict[str, str]:
+    """What stands behind the template's name counts, not the name."""
+    template = spec.tokenizer.chat_template
+    if template == "auto":
+        return {}
+    file = chat_templates.path(template) if template in chat_templates.names() else Path(template)
+    return {"chat_template": file_digest(file, Path(spec.paths.cache))}
 
 
 def lower_by_hand(spec: Any) -> dict[str, Any]:

@@ -91,7 +91,11 @@ def test_a_mix_compiles_with_little_said():
         ("{a: {kind: csw, train: x}}", "LF103", "data.sources.a.kind"),
         ("{a: {train: x}}", "LF103", "data.sources.a.kind"),
         ("{a: 3}", "LF104", "data.sources.a"),
-        ("{a: {kind: jsonl, train: rows.jsonl, delimiter: ',', fields: {prompt: q}}}", "LF101", "data.sources.a.delimiter"),
+        (
+            "{a: {kind: jsonl, train: rows.jsonl, delimiter: ',', fields: {prompt: q}}}",
+            "LF101",
+            "data.sources.a.delimiter",
+        ),
         ("{a: {kind: jsonl}}", "LF105", "data.sources.a.train"),
         ("3", "LF104", "data.sources"),
         ("{}", "LF104", "data.sources"),

@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmforge.sources.base import excerpt
-
 if TYPE_CHECKING:
     from corpus_cases import Case
 
-    from tests.conftest import Ran
-
-Command = Callable[[str], "Ran"]
+Command = Callable[[str], Any]
+"""The fixture `llmforge`: code, out and err of one command."""
 
 # what nobody can read on from: no allowance of bad rows covers it
 ENDS = {
@@ -56,11 +53,11 @@ def mix(
     llmforge: Command,
     work: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Callable[..., tuple[Ran, dict[str, Case]]]:
+) -> Callable[..., tuple[Any, dict[str, Case]]]:
     """`mix("check", cases)`: one command over many cases; returns them by the source's name."""
     monkeypatch.chdir(corpus[0])
 
-    def run(verb: str, cases: Sequence[Case], *more: str) -> tuple[Ran, dict[str, Case]]:
+    def run(verb: str, cases: Sequence[Case], *more: str) -> tuple[Any, dict[str, Case]]:
         named = {f"case{number}": case for number, case in enumerate(cases)}
         sources = {name: source(case) for name, case in named.items()}
         option = work / "conf" / "experiment" / "corpus.yaml"
@@ -202,5 +199,5 @@ def test_a_file_of_each_kind_by_itself(
     assert ran.err.startswith(f"error[{case.code}]: {place}")
     assert "\nhint: " in ran.err
     assert ran.err.endswith("1 error; nothing was started\n")
-    assert all(excerpt(line) == " ".join(line[:80].split()) for line in ran.err.split("\n")
-               if len(line) <= 80), "nothing that would colour a terminal"  # fmt: skip
+    printed = ran.err.replace("\n", "")
+    assert printed.isprintable(), "nothing that would colour a terminal"

@@ -12,6 +12,7 @@ from llmforge.compiler.context import Context, Derived, Step
 from llmforge.compiler.facts.data import look_at
 from llmforge.compiler.facts.model import VOCABULARY_FILES, look_at_model, tokenizer_digests
 from llmforge.compiler.facts.samples import count_samples
+from llmforge.compiler.trace import untraced
 from llmforge.diagnostics import Diagnostic, near
 from llmforge.digests import file_digest
 from llmforge.plan import stage_fingerprints
@@ -222,6 +223,6 @@ def probe_samples(context: Context) -> Step:
     spec, data = context.spec, context.facts.data
     if data is None or spec.data.streaming or not isinstance(spec.collator.max_length, int):
         return Step()
-    fingerprint = stage_fingerprints(spec, context.facts.identity)["prepare"]
+    fingerprint = stage_fingerprints(untraced(spec), context.facts.identity)["prepare"]
     samples = count_samples(spec, data, fingerprint)
     return Step(facts={"samples": samples})

@@ -1,16 +1,19 @@
 """Specs to the keywords of the libraries that do the work; the only place that knows them.
 
 In: a solved context. Out: entries `(key, value, reason, reads)` under `training_arguments`,
-`optimizer`, `model`, `lora_config` and `quantization_config`. A test binds every keyword to the
+`optimizer`, `parameter_groups`, `clipping`, `schedule`, `model`, `lora_config` and
+`quantization_config`. A test binds every keyword to the
 installed signature, so a renamed argument is found before a user finds it.
 """
 
 from __future__ import annotations
 
 from llmforge.compiler.context import Context, Derived
+from llmforge.compiler.lower.adapter import adapter, quantization
 from llmforge.compiler.lower.base import Lowered
-from llmforge.compiler.lower.model import adapter, model, quantization
-from llmforge.compiler.lower.optimizer import optimizer_kwargs
+from llmforge.compiler.lower.model import model
+from llmforge.compiler.lower.optimizer import clipping, optimizer_kwargs, parameter_groups
+from llmforge.compiler.lower.schedule import schedule_kwargs
 from llmforge.compiler.lower.training import training_arguments
 
 
@@ -19,6 +22,9 @@ def lower(context: Context) -> list[Derived]:
     return [
         *_under("training_arguments", training_arguments(context)),
         *_under("optimizer", optimizer_kwargs(context)),
+        *_under("parameter_groups", parameter_groups(context)),
+        *_under("clipping", clipping(context)),
+        *_under("schedule", schedule_kwargs(context)),
         *_under("model", model(context)),
         *_under("lora_config", adapter(context)),
         *_under("quantization_config", quantization(context)),

@@ -8,7 +8,8 @@ from __future__ import annotations
 from llmforge.compiler.context import Context
 from llmforge.compiler.lower.base import Lowered
 from llmforge.compiler.lower.distributed import distributed
-from llmforge.compiler.lower.optimizer import optimizer, schedule
+from llmforge.compiler.lower.optimizer import optimizer
+from llmforge.compiler.lower.schedule import schedule
 from llmforge.schema.run import Device
 
 

@@ -89,5 +89,6 @@ def test_digests_stand_for_what_paths_name(solved, bench):
 
     identity = solved(*TINY, *QA).facts.identity
 
-    assert identity["data"]["data"]["train"] == [sha256((bench / "qa.jsonl").read_bytes()).hexdigest()]
+    digest = sha256((bench / "qa.jsonl").read_bytes()).hexdigest()
+    assert identity["data"]["data"]["train"] == [digest]
     assert set(identity["model"]) == {"config.json", "model.safetensors"}

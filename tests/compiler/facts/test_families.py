@@ -48,12 +48,28 @@ GPT_NEO = {
     "max_position_embeddings": 40,
 }
 GPT2 = {"vocab_size": 96, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 40}
+GPTJ = GPT2 | {"rotary_dim": 8}
+# padding tokens of the configuration classes that lie beyond the tiny vocabulary
+PAD = {"pad_token_id": None}
+MIXTRAL = LLAMA | {"num_attention_heads": 8, "num_local_experts": 4}
+QWEN_MOE = LLAMA_KV | {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 TINY: dict[str, dict[str, Any]] = {
     "llama": LLAMA,
     "mistral": LLAMA | {"num_attention_heads": 8},
     "qwen2": LLAMA_KV,
     "qwen3": LLAMA_KV | {"head_dim": 16},
     "gemma": LLAMA_KV | {"head_dim": 16},
+    "gemma2": LLAMA_KV | {"head_dim": 16},
+    "gemma3_text": LLAMA_KV | {"head_dim": 16},
+    "phi3": LLAMA | PAD,
+    "stablelm": LLAMA_KV,
+    "smollm3": LLAMA | PAD,
+    "olmo2": LLAMA,
+    "gptj": GPTJ,
+    "phi": LLAMA,
+    "mixtral": MIXTRAL,
+    "qwen2_moe": QWEN_MOE | {"shared_expert_intermediate_size": 40},
+    "qwen3_moe": QWEN_MOE,
     "opt": OPT | {"word_embed_proj_dim": 32},
     "gpt_neo": GPT_NEO,
     "gpt_neox": LLAMA,
@@ -86,6 +102,30 @@ ODD: list[tuple[str, dict[str, Any]]] = [
     ("gpt_neox", LLAMA | {"attention_bias": False, "use_parallel_residual": False}),
     ("gpt2", GPT2 | {"n_inner": 100, "tie_word_embeddings": False}),
     ("gpt2", GPT2 | {"hidden_size": 32}),  # the common name wins over n_embd
+    ("gptj", GPTJ | {"n_inner": 100, "tie_word_embeddings": True}),  # the head's bias is its own
+    ("gemma2", LLAMA | {"num_attention_heads": 8}),  # 4 kv heads of 256 by default
+    ("gemma2", LLAMA_KV | {"attention_bias": True, "tie_word_embeddings": False}),
+    ("gemma3_text", LLAMA | {"num_attention_heads": 8}),
+    ("gemma3_text", LLAMA_KV | {"attention_bias": True, "tie_word_embeddings": False}),
+    ("phi3", LLAMA_KV | PAD | {"tie_word_embeddings": True}),
+    ("phi3", LLAMA_KV | PAD | {"head_dim": 24}),  # not a field of Phi3Config, and yet heeded
+    ("stablelm", LLAMA_KV | {"use_qkv_bias": True, "qk_layernorm": True}),
+    ("stablelm", LLAMA_KV | {"use_parallel_residual": True, "tie_word_embeddings": True}),
+    ("stablelm", LLAMA | {"num_attention_heads": 32}),  # 32 kv heads by default
+    ("smollm3", LLAMA_KV | PAD | {"attention_bias": True, "mlp_bias": True}),
+    ("smollm3", LLAMA_KV | PAD | {"head_dim": 24, "tie_word_embeddings": False}),
+    ("olmo2", LLAMA_KV | {"attention_bias": True, "tie_word_embeddings": True}),
+    ("olmo2", LLAMA_KV | {"head_dim": 24}),
+    ("phi", LLAMA_KV | {"qk_layernorm": True}),
+    ("phi", LLAMA_KV | {"tie_word_embeddings": True, "head_dim": 24}),
+    ("mixtral", LLAMA_KV | {"num_local_experts": 3, "num_experts_per_tok": 1, "head_dim": 24}),
+    ("mixtral", LLAMA_KV | {"num_experts": 3, "tie_word_embeddings": True}),  # the common name
+    ("qwen2_moe", QWEN_MOE | {"qkv_bias": False, "mlp_only_layers": [1]}),
+    ("qwen2_moe", QWEN_MOE | {"decoder_sparse_step": 2, "tie_word_embeddings": True}),
+    ("qwen2_moe", LLAMA | {"num_attention_heads": 16}),  # 60 experts of 1,408 by default
+    ("qwen3_moe", QWEN_MOE | {"mlp_only_layers": [0, 1]}),  # no experts left
+    ("qwen3_moe", QWEN_MOE | {"head_dim": 24, "attention_bias": True, "decoder_sparse_step": 2}),
+    ("qwen3_moe", LLAMA | {"num_attention_heads": 8}),  # 128 experts of 768 by default
 ]
 NEEDED = {
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_layers"),
@@ -129,6 +169,12 @@ def assert_facts_equal_model(json: dict[str, Any], config: Any) -> None:
     assert [(m.name, m.out_features, m.in_features, m.bias) for m in facts.linear_modules] == [
         linear_shape(name, module) for name, module in model.named_modules() if is_linear(module)
     ]
+    experts = [(n, p.numel()) for n, p in model.named_parameters() if ".experts." in n]
+    assert facts.expert_parameters == sum(size for _, size in experts)
+    assert bool(facts.experts) == bool(experts)
+    if experts:
+        assert facts.experts == config.num_experts
+        assert facts.experts_per_token == config.num_experts_per_tok
     assert facts.tied_embeddings == (
         model.get_output_embeddings().weight is model.get_input_embeddings().weight
     )
@@ -138,7 +184,7 @@ def assert_facts_equal_model(json: dict[str, Any], config: Any) -> None:
     assert facts.hidden == config.hidden_size
     assert facts.heads == config.num_attention_heads
     assert facts.kv_heads == getattr(config, "num_key_value_heads", facts.heads)
-    assert facts.head_dim == getattr(config, "head_dim", facts.hidden // facts.heads)
+    assert facts.head_dim == (getattr(config, "head_dim", None) or facts.hidden // facts.heads)
 
 
 # The formulas are the model.
@@ -255,6 +301,9 @@ def test_published_totals_of_gpt_neo() -> None:
 
 # PEFT wraps what match_modules says.
 
+# of these PEFT takes "all-linear" for the experts and the router as well, which are no linear maps
+STACKED = ("mixtral", "qwen3_moe")
+
 
 def wrapped_by_peft(family: str, targets: Any) -> tuple[set[str], int]:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **TINY[family]))
@@ -267,7 +316,7 @@ def wrapped_by_peft(family: str, targets: Any) -> tuple[set[str], int]:
 @pytest.mark.parametrize(
     ("family", "targets"),
     [
-        *((family, "all-linear") for family in known_families()),
+        *((family, "all-linear") for family in known_families() if family not in STACKED),
         ("llama", "All-Linear"),
         ("llama", ["q_proj", "v_proj"]),
         ("llama", ["self_attn.q_proj", "model.layers.1.mlp.up_proj"]),
@@ -288,6 +337,25 @@ def test_matching_is_that_of_peft(family: str, targets: Any) -> None:
     names, trainable = wrapped_by_peft(family, targets)
     assert {module.name for module in matched} == names
     assert lora_parameters(matched, 3) == trainable
+
+
+@pytest.mark.parametrize("family", STACKED)
+@pytest.mark.filterwarnings("ignore")
+def test_experts_stay_out_when_the_linear_modules_are_named(family: str) -> None:
+    facts = facts_from_config(TINY[family] | {"model_type": family})
+    matched = match_modules(facts, "all-linear")
+    names, trainable = wrapped_by_peft(family, [module.name for module in matched])
+    assert {module.name for module in matched} == names
+    assert lora_parameters(matched, 3) == trainable
+
+
+def test_active_parameters_leave_out_the_experts_not_chosen() -> None:
+    facts = facts_from_config(MIXTRAL | {"model_type": "mixtral"})
+    one = 3 * 64 * 112  # gate, up and down of one expert
+    assert facts.expert_parameters == 2 * 4 * one
+    assert facts.active_parameters == facts.parameters - 2 * 2 * one
+    dense = facts_from_config(LLAMA | {"model_type": "llama"})
+    assert dense.active_parameters == dense.parameters
 
 
 @pytest.mark.parametrize("targets", ["q_proj", ["proj"], ["all-linear"], [], "", ["q_proj."]])
@@ -355,6 +423,10 @@ def test_a_needed_key_is_missed_by_its_name(family: str, key: str) -> None:
         ("llama", {"per_layer_config": {"0": {"num_key_value_heads": 1}}}, "per_layer_config"),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
         ("opt", {"word_embed_proj_dim": 1.5}, "word_embed_proj_dim"),
+        ("phi", {"num_key_value_heads": 3}, "num_key_value_heads"),
+        ("stablelm", {"num_key_value_heads": 3}, "num_key_value_heads"),
+        ("mixtral", {"num_experts_per_tok": 5}, "num_experts_per_tok"),
+        ("qwen2_moe", {"mlp_only_layers": 1}, "mlp_only_layers"),
         ("llama", {"model_type": None}, "model_type"),
     ],
 )
