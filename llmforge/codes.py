@@ -119,6 +119,12 @@ CODES: dict[str, tuple[str, str]] = {
         "A module named in `plugins` is not found or raises. It is looked for in the working "
         "folder, in PYTHONPATH and among installed packages.",
     ),
+    "LF316": (
+        "preset file that cannot be used",
+        "A preset is a flat JSON object with the keys of Void-Trainer. A missing key, one that "
+        "nothing reads, or a value of another type is refused: it would train with other numbers "
+        "than the file seems to say.",
+    ),
     "LF408": (
         "hardware of the plan is not here",
         "The plan was made for another machine. Compile it again here with `hardware=auto`, or "
@@ -139,8 +145,9 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "LF504": (
         "malformed line",
-        "A line of a JSONL file is not one JSON object. Nothing is skipped in silence: mend or "
-        "remove the line.",
+        "A line is not one JSON object, a record has too few values, a file is not what its kind "
+        "says. Nothing is skipped in silence: mend or remove the row, or let some be left out with "
+        "data.max_bad_rows.",
     ),
     "LF505": (
         "row without what its shape needs",

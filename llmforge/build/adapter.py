@@ -1,9 +1,10 @@
 """Adapters: a frozen base and a small trainable part around it.
 
 In: a plan and a model. Out: the model wrapped by PEFT, its trainable weights in float32, and a
-count of what is trained.
+count of what is trained. One builder per kind of the `lora` section.
 
-This module does not choose target modules: the compiler did, by exact names.
+This module does not choose target modules (the compiler did), does not compute special starts
+(`adapter_start.py`), and does not write the final folder (`adapter_files.py`).
 """
 
 from __future__ import annotations
@@ -11,21 +12,80 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from peft.tuners.lora import LoraLayer
+from peft import (
+    AdaLoraConfig,
+    EvaConfig,
+    IA3Config,
+    LoraConfig,
+    PeftConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    VeraConfig,
+    get_peft_model,
+    prepare_model_for_kbit_training,
+)
+from peft.tuners.tuners_utils import BaseTunerLayer
 
+from llmforge.build.adapter_start import keep_start, undo_rounding
 from llmforge.plan import Plan
+from llmforge.schema.adapter import Lora, TargetedAdapter
 
 
 def wrap_lora(plan: Plan, model: Any) -> Any:
-    """Builder of `lora.kind=lora`.
+    """Builder of `lora.kind=lora`, with every `init`.
+
+    Raises:
+        ValueError: `lora.targets` hit no module, or fewer than `lora.expect_modules`; a start that
+            needs the base's own weights did not find them.
+    """
+    wrapped = _wrap(plan, model, LoraConfig(**plan.lowered["lora_config"]))
+    adapter = plan.spec.lora
+    if isinstance(adapter, Lora) and adapter.init == "loftq":
+        undo_rounding(plan, wrapped)
+    elif isinstance(adapter, Lora) and adapter.init in ("pissa", "olora"):
+        keep_start(wrapped)
+    return wrapped
+
+
+def wrap_eva(plan: Plan, model: Any) -> Any:
+    """Builder of `lora.kind=eva`; `adapter_start.start_from_data` then looks at the data."""
+    keywords = dict(plan.lowered["lora_config"])
+    keywords["eva_config"] = EvaConfig(**keywords["eva_config"])
+    return _wrap(plan, model, LoraConfig(**keywords))
+
+
+def wrap_vera(plan: Plan, model: Any) -> Any:
+    """Builder of `lora.kind=vera`."""
+    return _wrap(plan, model, VeraConfig(**plan.lowered["lora_config"]))
+
+
+def wrap_adalora(plan: Plan, model: Any) -> Any:
+    """Builder of `lora.kind=adalora`; its ranks move only under `allocation.RankAllocation`."""
+    return _wrap(plan, model, AdaLoraConfig(**plan.lowered["lora_config"]))
+
+
+def wrap_ia3(plan: Plan, model: Any) -> Any:
+    """Builder of `lora.kind=ia3`."""
+    return _wrap(plan, model, IA3Config(**plan.lowered["lora_config"]))
+
+
+def wrap_prompt(plan: Plan, model: Any) -> Any:
+    """Builder of `lora.kind=prompt`; its logits are those of the real tokens."""
+    wrapped = _wrap(plan, model, PromptTuningConfig(**plan.lowered["lora_config"]))
+    return real_positions_only(wrapped)
+
+
+def wrap_prefix(plan: Plan, model: Any) -> Any:
+    """Builder of `lora.kind=prefix`."""
+    return _wrap(plan, model, PrefixTuningConfig(**plan.lowered["lora_config"]))
+
+
+def _wrap(plan: Plan, model: Any, config: PeftConfig) -> Any:
+    """What all kinds share.
 
     Under quantization the base is made ready first (norms in float32, gradients let through). With
     gradient checkpointing the embedding's output is made to need gradients, without which a frozen
     base would pass none on.
-
-    Raises:
-        ValueError: `lora.targets` hit no module, or fewer than `lora.expect_modules`.
     """
     arguments = plan.lowered["training_arguments"]
     checkpointing = bool(arguments.get("gradient_checkpointing"))
@@ -35,15 +95,8 @@ def wrap_lora(plan: Plan, model: Any) -> Any:
             use_gradient_checkpointing=checkpointing,
             gradient_checkpointing_kwargs=arguments.get("gradient_checkpointing_kwargs"),
         )
-    wrapped = get_peft_model(
-        model, LoraConfig(**plan.lowered["lora_config"]), autocast_adapter_dtype=True
-    )
-    found = sum(isinstance(module, LoraLayer) for module in wrapped.modules())
-    expected = getattr(plan.spec.lora, "expect_modules", 0)
-    if found < expected:
-        raise ValueError(
-            f"lora.targets hit {found} modules, lora.expect_modules asks for {expected}"
-        )
+    wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)
+    _check_count(plan, wrapped)
     if plan.settings["precision"]["compute"] != "float32":
         # PEFT holds adapters in float32, but not the modules that are trained whole beside them;
         # autocast takes care of the formats in the forward pass
@@ -52,6 +105,37 @@ def wrap_lora(plan: Plan, model: Any) -> Any:
                 weight.data = weight.data.float()
     if checkpointing:
         wrapped.enable_input_require_grads()
+    return wrapped
+
+
+def _check_count(plan: Plan, wrapped: Any) -> None:
+    adapter = plan.spec.lora
+    if not isinstance(adapter, TargetedAdapter):
+        return
+    found = sum(isinstance(module, BaseTunerLayer) for module in wrapped.modules())
+    if found < adapter.expect_modules:
+        raise ValueError(
+            f"lora.targets hit {found} modules, lora.expect_modules asks for "
+            f"{adapter.expect_modules}"
+        )
+
+
+def real_positions_only(wrapped: Any) -> Any:
+    """Drop the virtual tokens' logits from what a prompt-tuned model returns.
+
+    PEFT returns one row of logits more for every virtual token, before those of the text; whoever
+    compares logits with labels would compare the wrong ones.
+
+    Returns:
+        The same model.
+    """
+    tokens = wrapped.active_peft_config.num_virtual_tokens
+
+    def drop(_: Any, __: Any, outputs: Any) -> Any:
+        outputs.logits = outputs.logits[:, tokens:]
+        return outputs
+
+    wrapped.register_forward_hook(drop)
     return wrapped
 
 

@@ -26,6 +26,10 @@ from llmforge.build.errors import DataRefused
 
 _PLACES_SHOWN = 5
 
+_TOKENS = 2_000_000
+"""Of a record batch. Opening a file touches every one of them, so many small ones would fill the
+memory with pages of a file that is only looked at."""
+
 HISTOGRAM_EDGES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 """Upper ends of the length histogram's classes, in tokens; longer samples make the last class."""
 
@@ -60,10 +64,16 @@ class Side:
         ):
             for number, (name, items) in enumerate(streams.items()):
                 self.counts[name], self.rejected[name] = Counter(), Counter()
+                held: list[Made] = []
                 for batch, made in makers.made(items, self._with_prompts):
+                    made.owners += self.counts[name]["rows"]  # of the batch -> of the set
                     self._account(name, batch, made)
-                    if made.lengths.size:
-                        writer.write_batch(self._record(made, name, number, len(batch)))
+                    held.append(made)
+                    if sum(len(each.ids) for each in held) >= _TOKENS:
+                        writer.write_batch(self._record(held, number))
+                        held = []
+                if any(made.lengths.size for made in held):
+                    writer.write_batch(self._record(held, number))
         if self._refused:
             raise DataRefused(_refusal(self._refused, self._longest))
 
@@ -119,23 +129,28 @@ class Side:
             note["detail"] = detail
         self._receipt.write(json.dumps(note, ensure_ascii=False) + "\n")
 
-    def _record(self, made: Made, name: str, number: int, rows: int) -> Any:
-        offsets = np.zeros(len(made.lengths) + 1, np.int32)
-        np.cumsum(made.lengths, out=offsets[1:])
-        self._tokens.update(made.ids.tobytes())
-        self._tokens.update(made.labels.tobytes())
-        self._lengths.append(made.lengths)
-        self._digests.append(_digests(made.ids, offsets))
-        first = self.counts[name]["rows"] - rows  # of this batch; its rows are counted already
+    def _record(self, held: list[Made], number: int) -> Any:
+        ids, labels, lengths, owners = (
+            np.concatenate([getattr(made, column) for made in held])
+            for column in ("ids", "labels", "lengths", "owners")
+        )
+        offsets = np.zeros(len(lengths) + 1, np.int32)
+        np.cumsum(lengths, out=offsets[1:])
+        self._tokens.update(ids)
+        self._tokens.update(labels)
+        self._lengths.append(lengths)
+        self._digests.append(_digests(ids, offsets))
         columns = [
-            pa.ListArray.from_arrays(pa.array(offsets), pa.array(made.ids)),
-            pa.ListArray.from_arrays(pa.array(offsets), pa.array(made.labels)),
-            pa.array(made.lengths),
-            pa.array(made.owners.astype(np.int64) + first),
-            pa.array(np.full(len(made.lengths), number, np.int16)),
+            pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids)),
+            pa.ListArray.from_arrays(pa.array(offsets), pa.array(labels)),
+            pa.array(lengths),
+            pa.array(owners),
+            pa.array(np.full(len(lengths), number, np.int16)),
         ]
         if self._with_prompts:
-            columns.append(pa.array(made.prompts, pa.string()))
+            columns.append(
+                pa.array([prompt for made in held for prompt in made.prompts], pa.string())
+            )
         return pa.record_batch(columns, schema=self._schema)
 
 

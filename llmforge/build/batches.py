@@ -39,10 +39,11 @@ _CHARACTERS = 2_000_000
 _LARGE = 64 * 2**20
 """Bytes of data from which starting processes pays."""
 
-_CORES_PER_PROCESS = 4
-"""The tokenizer's own threads use the rest."""
+_CORES_PER_PROCESS = 2
+"""While one thread masks, another encodes."""
 
 Tokens = np.ndarray[Any, np.dtype[np.int32]]
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Made:
     """As `ids`: the token itself where it carries loss, else -100."""
     lengths: Tokens = field(default_factory=lambda: np.empty(0, np.int32))
     """Tokens of each sample."""
-    owners: Tokens = field(default_factory=lambda: np.empty(0, np.int32))
+    owners: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
     """Of each sample, the number of its row among the rows and drops of the batch."""
     prompts: list[str] = field(default_factory=list)
     """Of each sample; empty where nobody asked for them."""
@@ -122,7 +123,7 @@ class Maker:
             made.labels = np.concatenate([np.asarray(s.labels, np.int32) for s in samples])
             made.ends = int(np.isin(made.labels, self._ends).sum())
         made.lengths = np.fromiter((len(s.ids) for s in samples), np.int32, len(samples))
-        made.owners = np.asarray(owners, np.int32)
+        made.owners = np.asarray(owners, np.int64)
         made.prompts = [s.prompt for s in samples] if with_prompts else []
         return made
 
@@ -235,7 +236,7 @@ def _begin(plan: dict[str, Any], tokenizer_folder: str, threads: int) -> None:
     from llmforge.build.tokenizer import open_tokenizer
 
     global _maker
-    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    os.environ |= {"RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
     made = Plan.from_dict(plan)
     plugins.load_or_fail(made.settings["plugins"])
     _maker = Maker(made, open_tokenizer(tokenizer_folder))

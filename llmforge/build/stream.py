@@ -81,7 +81,7 @@ class StreamedDataset(torch.utils.data.IterableDataset):  # type: ignore[misc]
         notes += [(row, "cut", f"{tokens} tokens") for row, tokens in made.cut.items()]
         if not notes or self._epoch:
             return
-        with self._receipt.open("a", encoding="utf-8") as receipt:
+        with self._receipt.open("a", encoding="utf-8", errors="backslashreplace") as receipt:
             for row, reason, detail in notes:
                 item = batch[row]
                 line = {"source": item.source, "line": item.line, "reason": reason}

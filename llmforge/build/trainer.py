@@ -28,9 +28,11 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from llmforge import registry
 from llmforge.build.errors import NonFiniteLoss, building
+from llmforge.build.groups import parameter_groups
 from llmforge.build.loss import HeldOut, set_numbers, token_nll
 from llmforge.build.optimizer import optimizer_choice
 from llmforge.build.parts import Parts
+from llmforge.build.schedules import MakeSchedule, OwnRate, schedule_choice, sets_its_own_rate
 from llmforge.plan import Plan
 
 __all__ = ["ForgeTrainer", "NonFiniteLoss", "build_trainer"]
@@ -49,6 +51,8 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
     optimizer step when loss or gradient norm is not finite.
     """
 
+    optimizer_cls_and_kwargs: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._losses: list[torch.Tensor] = []
@@ -58,6 +62,12 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
         """Names of the evaluation sets."""
         self.first_batch: Callable[[Any, dict[str, Any]], None] | None = None
         """Called once with the wrapped model and the first training batch."""
+        self.groups: Mapping[str, Any] | None = None
+        """What distinguishes parameter groups; see `build/groups.py`."""
+        self.clip_value: float | None = None
+        """Largest element of a gradient."""
+        self.schedule: MakeSchedule | None = None
+        """Makes the scheduler; None leaves it to the training arguments."""
 
     # evaluation
 
@@ -153,6 +163,9 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
             self._check_finite("gradient norm", norm)
         else:
             self._skipped += 1  # the loss scaler lowers its scale and skips this step by itself
+        if self.clip_value is not None:
+            # the norm above asked for unscaled gradients, so here they are in their own unit
+            torch.nn.utils.clip_grad_value_(model.parameters(), self.clip_value)
         return norm
 
     def _check_finite(self, what: str, value: Any) -> None:
@@ -169,22 +182,49 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
 
     # what TrainingArguments cannot carry
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The plan's optimizer over the plan's parameter groups."""
+        if self.optimizer is None and self.groups is not None:
+            target = self.model if model is None else model
+            chosen = self.optimizer_cls_and_kwargs
+            kind, keywords = chosen or self.get_optimizer_cls_and_kwargs(self.args, target)
+            decaying = set(self.get_decay_parameter_names(target))
+            groups = parameter_groups(target, decaying, self.groups)
+            # the library takes groups of one's own under the name `params`
+            self.optimizer_cls_and_kwargs = kind, {**keywords, "params": groups}
+        return super().create_optimizer(model)
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The plan's schedule; an optimizer that sets its own rate gets none."""
         target = optimizer or self.optimizer
-        if getattr(self, "lr_scheduler", None) is None and any(
-            g["lr"] is None for g in target.param_groups
-        ):
-            self.lr_scheduler = _OwnRate(target)
-            self._created_lr_scheduler = True
+        if getattr(self, "lr_scheduler", None) is None:
+            make = OwnRate if sets_its_own_rate(target) else self.schedule
+            if make is not None:
+                self.lr_scheduler = make(target)
+                self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
+    # an optimizer with two sets of weights: one to train with, one to keep
 
-class _OwnRate(torch.optim.lr_scheduler.LRScheduler):  # type: ignore[misc]
-    """For Adafactor's relative step, which ignores the group's rate: reports 0, changes nothing."""
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Hugging Face's loop; afterwards the model holds the weights to keep."""
+        output = super().train(*args, **kwargs)
+        self._show_kept_weights()
+        return output
 
-    def get_lr(self) -> list[float]:
-        return [0.0 for _ in self.optimizer.param_groups]
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._show_kept_weights()  # the next training step takes up the others again
+        super()._save_checkpoint(*args, **kwargs)
+
+    def _load_best_model(self) -> None:
+        self._show_kept_weights()  # else a later evaluation would average the loaded weights
+        super()._load_best_model()
+
+    def _show_kept_weights(self) -> None:
+        """Schedule-free optimizers evaluate and save averages; others have no such method."""
+        show = getattr(self.optimizer, "eval", None)
+        if callable(show):
+            show()
 
 
 def build_trainer(
@@ -213,6 +253,9 @@ def build_trainer(
             optimizer_cls_and_kwargs=optimizer_choice(plan),
         )
     trainer.sets = parts.sets
+    trainer.groups = plan.lowered["parameter_groups"]
+    trainer.clip_value = plan.lowered["clipping"]["value"]
+    trainer.schedule = schedule_choice(plan)
     trainer.remove_callback(PrinterCallback)  # what is shown of a run is `run/`'s affair
     return trainer
 

@@ -42,6 +42,7 @@ from llmforge.compiler.estimate import foretell
 from llmforge.compiler.fill import fill_sources
 from llmforge.compiler.lower import lower
 from llmforge.compiler.parse import parse
+from llmforge.compiler.preset_files import fill_presets
 from llmforge.compiler.rules import RULES
 from llmforge.compose import Draft, compose
 from llmforge.diagnostics import ConfigRefused, Diagnostic, Severity, refuse_on_error
@@ -107,6 +108,7 @@ def check(
 ) -> Checked:
     """All findings about a configuration; never raises for a user's fault."""
     draft = fill_sources(compose(overrides, config_dirs, root), config_dirs, root)
+    draft = fill_presets(draft, config_dirs, root)
     found = list(draft.diagnostics)
     if not draft.values:
         # nothing could be composed: that every section is missing would only bury the reason

@@ -25,34 +25,42 @@ EvaluationPaths = Paths | dict[Name, Paths] | None
 """Files of one evaluation set, or a mapping of names to the files of several."""
 
 
+def _column(value: Any) -> Any:
+    """Columns of a file without a header are numbered, and a bare `1` is a number in YAML."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Column = Annotated[str, BeforeValidator(_column)]
+
+
 class Fields(Spec):
     """Which column holds what. A name may be a path: `meta.lang`, `answers.0`."""
 
     effect = Effect.DATA
 
-    text: str
+    text: Column
     """Whole text (shape `text`)."""
-    prompt: str
+    prompt: Column
     """What is given (shape `prompt_completion`)."""
-    completion: str
+    completion: Column
     """What is learnt (shape `prompt_completion`)."""
-    text_parts: str
+    text_parts: Column
     """List of texts (shape `text_parts`)."""
-    instruction: str
+    instruction: Column
     """What is asked (shape `instruction`)."""
-    input: str
+    input: Column
     """What it is asked about; may be missing or empty (shape `instruction`)."""
-    output: str
+    output: Column
     """What is learnt (shape `instruction`)."""
-    messages: str
+    messages: Column
     """List of messages (shape `messages`)."""
-    tools: str
+    tools: Column
     """List of tool descriptions given to the chat template; may be missing (shape `messages`)."""
-    role: str
+    role: Column
     """Key of a message's role: `role`, or `from` in ShareGPT data."""
-    content: str
+    content: Column
     """Key of a message's text: `content`, or `value` in ShareGPT data."""
-    flag: str
+    flag: Column
     """Key of a message that says whether it is learnt (`collator.turns=flagged`): true or false,
     1 or 0; a message without it is not."""
 
@@ -169,7 +177,7 @@ class HubSource(Source):
     """Split held out, or a mapping of set names to splits."""
 
 
-_PASSWORD = re.compile(r"[\w+.-]+://[^/@:]*:[^@]*@")
+_PASSWORD = re.compile(r"[\w+.-]+://[^/@:]*:[^@]*@|.*[?&]password=", re.IGNORECASE)
 
 
 def _check_url(value: str) -> str:
@@ -244,16 +252,6 @@ class Rows(Spec):
     `trainer.max_steps`; rows are shuffled within a buffer only."""
 
 
-class BuiltinSource(Source):
-    """The example conversations that llmforge generates itself."""
-
-    kind: Literal["builtin"]
-    rows: Annotated[int, Field(ge=200, le=50_000)]
-    """Conversations generated, training and held-out together."""
-    generator_seed: int
-    """Seed of the generator, apart from the run's seed."""
-
-
 AnySource = Annotated[
     JsonlSource
     | JsonSource
@@ -286,8 +284,16 @@ _ROWS = "llmforge.build.data:open_splits"
 
 
 @register("data", "builtin", "llmforge.build.data:builtin_splits")
-class BuiltinData(BuiltinSource, Rows):
+class BuiltinData(Rows):
     """The example conversations that llmforge generates itself."""
+
+    kind: Literal["builtin"]
+    shape: Literal["messages"]
+    """They are chats."""
+    rows: Annotated[int, Field(ge=200, le=50_000)]
+    """Conversations generated, training and held-out together."""
+    generator_seed: int
+    """Seed of the generator, apart from the run's seed."""
 
 
 @register("data", "jsonl", _ROWS)

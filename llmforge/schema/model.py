@@ -5,7 +5,7 @@ In: nothing. Out: their spec classes. Rules that span sections live in `compiler
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,23 @@ from llmforge.schema.base import Auto, Effect, PositiveInt, Spec
 
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
 Family = Literal[
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "opt", "gpt2", "gpt_neo", "gpt_neox"
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "stablelm",
+    "smollm3",
+    "olmo2",
+    "opt",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
+    "phi",
 ]
 
 
@@ -71,6 +87,9 @@ class HubModel(ModelSpec):
     """Repository, such as `Qwen/Qwen2.5-0.5B`."""
     revision: str
     """Branch, tag or commit; a commit is the only one that cannot move."""
+    shape: Annotated[dict[str, Any] | None, Effect.BOOKKEEPING]
+    """What its config.json says of sizes (`model_type`, `hidden_size`, ...), for plans made before
+    it was downloaded; null if not known. A config.json in the hub cache wins over it."""
     trust_remote_code: bool
     """Run Python code from the repository. Only your own command line may turn this on."""
 

@@ -69,11 +69,11 @@ class Opened:
 
 
 def sources_of(data: Rows) -> dict[str, Source]:
-    """The sources of a data section by name; a single source has no name."""
+    """The sources of a data section by name; a single source has no name, generated rows have
+    none."""
     if isinstance(data, MixData):
         return dict(data.sources)
-    assert isinstance(data, Source)  # noqa: S101 - every kind but `mix` is a source itself
-    return {"": data}
+    return {"": data} if isinstance(data, Source) else {}
 
 
 def set_name(source: str, given: str | None) -> str:

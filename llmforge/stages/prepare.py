@@ -117,7 +117,7 @@ def _write(plan: Plan, folder: Path) -> dict[str, str]:
     with building("tokenizer", plan):
         tokenizer = make_tokenizer(plan, rows_of(splits.train))
         tokenizer.save_pretrained(folder / "tokenizer")
-    with building("collator", plan):
+    with building("collator", plan), _all_cores():
         report = _write_samples(plan, splits, tokenizer, folder)
     for name, state in before.items():
         if _state(Path(name)) != state:
@@ -135,6 +135,21 @@ def _write(plan: Plan, folder: Path) -> dict[str, str]:
     return digests
 
 
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """The tokenizer's own threads, which are off while data-loader processes may be forked."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def _write_samples(plan: Plan, splits: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
     """Samples of both sides, the packs, the receipt; returns the report."""
     import numpy as np
@@ -146,7 +161,7 @@ def _write_samples(plan: Plan, splits: Any, tokenizer: Any, folder: Path) -> dic
     longest = int(plan.spec.collator.max_length)
     report: dict[str, Any] = {"evaluation": None, "packing": None}
     with (
-        (folder / RECEIPT).open("w", encoding="utf-8") as receipt,
+        (folder / RECEIPT).open("w", encoding="utf-8", errors="backslashreplace") as receipt,
         Makers(plan, tokenizer, folder / "tokenizer") as makers,
     ):
         train = Side(folder / "train.arrow", receipt, longest, with_prompts=False)

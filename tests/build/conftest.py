@@ -8,6 +8,7 @@ only, so the real compiler can take this place.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +19,14 @@ import pytest
 from llmforge.compiler.facts.data import look_at
 from llmforge.compiler.facts.shapes import config_of
 from llmforge.compiler.parse import parse_or_fail
+from llmforge.compose import compose, options
 from llmforge.digests import file_digest
 from llmforge.origins import Origin, Origins, leaves
 from llmforge.plan import Plan, stage_fingerprints
 from llmforge.registry import component
+from llmforge.schema import SINGLE
 from llmforge.schema.data import BuiltinData, JsonlSource, MixData
+from llmforge.schema.optim import OptimizerSpec
 from llmforge.sources import chat_templates
 
 SETTINGS: dict[str, Any] = {
@@ -190,6 +194,26 @@ CHATS = [
 """Sixteen one-question chats."""
 
 
+def completed(section: str, given: Any) -> Any:
+    """A section with the fields of its kind alone; what is not given is as shipped."""
+    kind = given.get("kind") if isinstance(given, dict) else None
+    if kind is None:
+        return {**shipped(section), **given} if section in SINGLE else given
+    fields = component(section, kind).spec.model_fields
+    values = {**shipped(section, kind), **given}
+    return {name: value for name, value in values.items() if name in fields}
+
+
+@functools.cache
+def shipped(section: str, kind: str | None = None) -> dict[str, Any]:
+    """The first shipped option of a kind; nothing where there is none."""
+    for option in options(section):
+        found = compose([f"{section}={option.name}"]).values.get(section, {})
+        if kind is None or found.get("kind") == kind:
+            return dict(found)
+    return {}
+
+
 def plan_by_hand(changes: dict[str, Any]) -> Plan:
     settings = copy.deepcopy(SETTINGS)
     for key, value in changes.items():
@@ -198,12 +222,7 @@ def plan_by_hand(changes: dict[str, Any]) -> Plan:
         for part in parents:
             here = here[part]
         here[name] = value
-    collator = component("collator", settings["collator"]["kind"]).spec
-    settings["collator"] = {
-        key: value
-        for key, value in {"prefix_end": None, **settings["collator"]}.items()
-        if key in collator.model_fields
-    }
+    settings = {section: completed(section, given) for section, given in settings.items()}
     facts, found = look_at(parse_or_fail(settings).data, Path(settings["paths"]["cache"]))
     assert facts is not None, [finding.message for finding in found]
     if settings["data"]["shape"] == "auto":
@@ -263,7 +282,7 @@ def lower_by_hand(spec: Any) -> dict[str, Any]:
     trainer, optimizer = spec.trainer, spec.optimizer
     optimizer_keywords = None
     if optimizer.kind == "adafactor":
-        left_out = ("kind", "weight_decay", "clip_norm")
+        left_out = set(OptimizerSpec.model_fields) - {"lr"}
         own = {k: v for k, v in optimizer.settings().items() if k not in left_out}
         optimizer_keywords = own
     arguments = {
@@ -299,6 +318,17 @@ def lower_by_hand(spec: Any) -> dict[str, Any]:
     return {
         "training_arguments": arguments,
         "optimizer": optimizer_keywords,
+        "parameter_groups": {
+            "lr": optimizer.lr,
+            "weight_decay": optimizer.weight_decay,
+            "decay_norms": optimizer.decay_norms,
+            "lora_plus_ratio": optimizer.lora_plus_ratio,
+            "embedding_lr": optimizer.embedding_lr,
+            "layer_decay": optimizer.layer_decay,
+            "matrices_apart": optimizer.kind == "muon",
+        },
+        "clipping": {"value": optimizer.clip_value},
+        "schedule": None,
         "model": model,
         "lora_config": lora,
         "quantization_config": None,

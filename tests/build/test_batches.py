@@ -141,7 +141,7 @@ def test_automatic_workers_hang_on_the_size_of_the_data(make_plan, monkeypatch):
     assert worker_count(plan) == 1
     monkeypatch.setattr(batches, "_LARGE", 10)
     monkeypatch.setattr(batches.os, "cpu_count", lambda: 16)
-    assert worker_count(plan) == 4
+    assert worker_count(plan) == 8
     assert worker_count(make_plan({"data.workers": 3})) == 3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -11,9 +12,15 @@ import torch
 from llmforge.build.adapter import trainable_share
 from llmforge.build.parts import build_parts
 from llmforge.build.trainer import build_trainer
+from llmforge.schema.model import Family
 from llmforge.stages.prepare import prepare
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "opt", "gpt2", "gpt_neo", "gpt_neox")
+FAMILIES = get_args(Family)
+
+
+def attention(family: str) -> str:
+    """PyTorch's fused one, where the family's class runs with it."""
+    return "eager" if family in ("gemma2", "gptj", "gpt_neo") else "sdpa"
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +36,7 @@ def test_two_steps(
     make_plan, settings, checkpoint, shared_cache, tmp_path, family, adapter, compute
 ):
     changes = settings.folder_model(checkpoint(family)) | {
+        "model.attention": attention(family),
         "paths.cache": str(shared_cache),
         "precision.compute": compute,
     }
@@ -73,7 +81,7 @@ def test_from_scratch_the_seed_decides_the_weights(make_plan, settings, shared_c
             {
                 "paths.cache": str(shared_cache),
                 "model.family": family,
-                "model.attention": "eager" if family == "gpt_neo" else "sdpa",
+                "model.attention": attention(family),
                 "seed": seed,
                 "precision.weights": dtype,
             }
@@ -95,7 +103,11 @@ def test_left_and_right_padding_give_the_same_loss(
     def loss(side: str) -> tuple[float, bool]:
         plan = make_plan(
             settings.folder_model(checkpoint(family))
-            | {"paths.cache": str(shared_cache), "tokenizer.padding_side": side}
+            | {
+                "model.attention": attention(family),
+                "paths.cache": str(shared_cache),
+                "tokenizer.padding_side": side,
+            }
         )
         parts = build_parts(plan, prepare(plan))
         samples = sorted(parts.train, key=lambda sample: sample["length"])

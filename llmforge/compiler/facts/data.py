@@ -187,12 +187,15 @@ class _Look:
             bad_condition(text, source.select, self.prefix, error)
             for text, error in _faulty(source)
         ]
-        found += self._contradiction()
+        if getattr(source, "evaluation", None) is not None:
+            found += self._contradiction()
         transform = self._find_transform(found)
         if len(found) > before:
             return
         self._opened = open_source(name, source, cache)
         found += [tell(problem, self.prefix, key) for key, problem in self._opened.unusable]
+        if self._opened.evaluation and getattr(source, "evaluation", None) is None:
+            found += self._contradiction()  # a class gave one
         self._train = self._read(self._opened.train, "train", transform, found)
         for key, parts in self._opened.evaluation.items():
             self._sets[key] = self._read(parts, "evaluation", transform, found)
@@ -224,8 +227,7 @@ class _Look:
         return transform
 
     def _contradiction(self) -> list[Diagnostic]:
-        given = getattr(self._source, "evaluation", None)
-        if self._source.fold is None or given is None:
+        if self._source.fold is None:
             return []
         key = f"{self.prefix}.fold"
         return [
@@ -242,6 +244,7 @@ class _Look:
         self, parts: list[Part], key: str, transform: Transform | None, found: list[Diagnostic]
     ) -> list[PartFacts]:
         facts = []
+        dropped: Counter[str] = Counter()
         for part in parts:
             try:
                 limit = _LOOKED_AT if self._streaming and key == "train" else None
@@ -256,8 +259,9 @@ class _Look:
             self.hopeless |= any(fault.ends for _, fault in seen.faults)
             bad = seen.dropped.get("bad", 0)
             self.row_findings += row_findings(seen.faults, bad, part.name, self.prefix, key)
-            if not (seen.kept + seen.folded) and not bad:
-                found.append(no_rows(part.name, f"{self.prefix}.{key}", Counter(seen.dropped)))
+            if not (seen.kept + seen.folded + sum(seen.dropped.values())):
+                found.append(no_rows(part.name, f"{self.prefix}.{key}", Counter()))
+            dropped.update(seen.dropped)
             path = part.file
             assert path is not None  # noqa: S101 - whatever is no file took a snapshot
             digest = edge_digest(path) if limit else file_digest(path, self._cache)
@@ -269,6 +273,9 @@ class _Look:
                     part.name, str(path), digest, size, kept, held, dict(seen.dropped), bool(limit)
                 )
             )
+        if dropped and not dropped["bad"] and not any(part.rows + part.folded for part in facts):
+            name = facts[0].name if len(facts) == 1 else f"each of {len(facts)} files"
+            found.append(no_rows(name, f"{self.prefix}.{key}", dropped))
         return facts
 
     def _remembered(self, part: Part, transform: Transform | None, limit: int | None) -> _Seen:

@@ -1,13 +1,14 @@
 """Model facts from a shape, a folder or the hub's local cache; never from weights, no network.
 
-In: a spec. Out: the `config.json` dict, `ModelFacts` where the family is known, digests of what
-enters the fingerprint, and diagnostics LF602-LF608.
+In: a spec. Out: the `config.json` dict, `ModelFacts` by formulas or from a model built on the meta
+device, digests of what enters the fingerprint, and diagnostics LF602-LF608. A hub model that is not
+in the local cache has the facts of `model.shape`, where that is given.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from llmforge.compiler.facts.families import (
     UnknownFamily,
     facts_from_config,
 )
+from llmforge.compiler.facts.probe import CannotBuild, probe
 from llmforge.compiler.facts.shapes import config_of, shape_faults
 from llmforge.diagnostics import Diagnostic, Severity, near
 from llmforge.digests import file_digest
@@ -60,52 +62,73 @@ def look_at_model(model: ModelSpec, vocabulary: int | None, cache: Path) -> Mode
         assert vocabulary is not None  # noqa: S101 - derive_vocabulary runs before
         if faults := shape_faults(model):
             return ModelLook(diagnostics=tuple(faults))
-        return _with_facts(config_of(model, vocabulary), {}, {}, "model")
+        return _with_facts(config_of(model, vocabulary), {}, {}, "model", cache)
     if isinstance(model, FolderModel):
-        return _folder(Path(model.path), cache)
+        return _folder(model, cache)
     if isinstance(model, HubModel):
-        return _hub(model)
+        return _hub(model, cache)
     return ModelLook()
 
 
 def _with_facts(
-    config: dict[str, Any], identity: dict[str, Any], tokenizer: dict[str, Any], key: str
+    config: dict[str, Any],
+    identity: dict[str, Any],
+    tokenizer: dict[str, Any],
+    key: str,
+    cache: Path,
+    own_code: bool = False,
 ) -> ModelLook:
+    """What a config says. `own_code`: the model's repository may bring code that builds it."""
+    facts, found = None, None
     try:
-        return ModelLook(config, facts_from_config(config), identity, tokenizer)
-    except UnknownFamily as error:
+        facts = _facts(config, cache, own_code)
+    except CannotBuild as error:
         found = Diagnostic(
             "LF603",
-            str(error),
+            f"nothing is known of model_type `{config.get('model_type')}`: {error}",
             Severity.WARNING,
             key=key,
             notes=("sizes and LoRA targets are checked when the model is built, not now",),
         )
     except BadConfig as error:
         found = Diagnostic("LF605", f"the model's shape cannot be built: {error}", key=key)
-    return ModelLook(config, None, identity, tokenizer, (found,))
+    return ModelLook(config, facts, identity, tokenizer, (found,) if found else ())
 
 
-def _folder(folder: Path, cache: Path) -> ModelLook:
+def _facts(config: dict[str, Any], cache: Path, own_code: bool = False) -> ModelFacts:
+    if own_code and config.get("auto_map"):
+        raise CannotBuild("its repository's own code builds it")
+    try:
+        return facts_from_config(config)
+    except UnknownFamily:
+        return probe(config, cache)
+
+
+def _folder(model: FolderModel, cache: Path) -> ModelLook:
+    folder = Path(model.path)
     config_file = folder / "config.json"
     if not config_file.is_file():
         return ModelLook(diagnostics=(_no_config(folder),))
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        return _bad_config(f"{config_file} cannot be read: {error}")
-    if not isinstance(config, dict):
-        return _bad_config(f"{config_file} is not a JSON object")
+    config = _read_config(config_file, "model.path")
+    if isinstance(config, Diagnostic):
+        return ModelLook(diagnostics=(config,))
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         return ModelLook(config=config, diagnostics=(_no_safetensors(folder),))
     index = sorted(folder.glob("*.safetensors.index.json"))
     digests = {p.name: file_digest(p, cache) for p in (config_file, *index, *weights)}
-    return _with_facts(config, digests, tokenizer_digests(folder, cache), "model.path")
+    tokenizer = tokenizer_digests(folder, cache)
+    return _with_facts(config, digests, tokenizer, "model.path", cache, model.trust_remote_code)
 
 
-def _bad_config(message: str) -> ModelLook:
-    return ModelLook(diagnostics=(Diagnostic("LF602", message, key="model.path"),))
+def _read_config(file: Path, key: str) -> dict[str, Any] | Diagnostic:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        return Diagnostic("LF602", f"{file} cannot be read: {error}", key=key)
+    if not isinstance(config, dict):
+        return Diagnostic("LF602", f"{file} is not a JSON object", key=key)
+    return config
 
 
 def tokenizer_digests(folder: Path, cache: Path) -> dict[str, str]:
@@ -178,27 +201,60 @@ def _no_safetensors(folder: Path) -> Diagnostic:
     )
 
 
-def _hub(model: HubModel) -> ModelLook:
-    """What the local hub cache knows; plans never use the network."""
+def _hub(model: HubModel, cache: Path) -> ModelLook:
+    """What the local hub cache knows, or else the given shape; plans never use the network."""
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(model.id, "config.json", revision=model.revision)
-    if not isinstance(path, str):
-        return ModelLook(
-            identity={"hub": model.id, "revision": model.revision},
-            tokenizer_identity={"hub": model.id, "revision": model.revision},
-            diagnostics=(
-                Diagnostic(
-                    "LF606",
-                    f"{model.id} is not in the local hub cache: its facts are not known yet",
-                    Severity.WARNING,
-                    key="model.id",
-                    notes=("plans do not use the network; training will download it",),
-                    hint=f"hf download {model.id} --revision {model.revision}",
-                ),
-            ),
-        )
-    commit = Path(path).parent.name
-    config = json.loads(Path(path).read_text(encoding="utf-8"))
-    identity = {"hub": model.id, "commit": commit}
-    return _with_facts(config, identity, dict(identity), "model.id")
+    if isinstance(path, str):
+        return _cached(model, Path(path), cache)
+    identity = {"hub": model.id, "revision": model.revision}
+    if model.shape is not None:
+        return _with_facts(model.shape, identity, dict(identity), "model.shape", cache)
+    found = Diagnostic(
+        "LF606",
+        f"{model.id} is not in the local hub cache: its facts are not known yet",
+        Severity.WARNING,
+        key="model.id",
+        notes=("plans do not use the network; training will download it",),
+        hint=f"hf download {model.id} --revision {model.revision}",
+    )
+    return ModelLook(identity=identity, tokenizer_identity=dict(identity), diagnostics=(found,))
+
+
+def _cached(model: HubModel, file: Path, cache: Path) -> ModelLook:
+    config = _read_config(file, "model.id")
+    if isinstance(config, Diagnostic):
+        return ModelLook(diagnostics=(config,))
+    identity = {"hub": model.id, "commit": file.parent.name}
+    own_code = model.trust_remote_code
+    look = _with_facts(config, identity, dict(identity), "model.id", cache, own_code)
+    told = _difference(model, look.facts, cache) if model.shape and look.facts else None
+    return replace(look, diagnostics=(*look.diagnostics, told)) if told else look
+
+
+def _difference(model: HubModel, facts: ModelFacts, cache: Path) -> Diagnostic | None:
+    """LF606: the cached config.json is not what `model.shape` foretold; the cached one counts."""
+    assert model.shape is not None  # noqa: S101 - asked by the caller
+    try:
+        given = _facts(model.shape, cache)
+    except (CannotBuild, BadConfig) as error:
+        differing = [f"model.shape cannot be built: {error}"]
+    else:
+        differing = [
+            f"{item.name.replace('_', ' ')}: {getattr(facts, item.name)}, "
+            f"model.shape says {getattr(given, item.name)}"
+            for item in fields(ModelFacts)
+            if item.name != "linear_modules"
+            and getattr(facts, item.name) != getattr(given, item.name)
+        ]
+    if not differing:
+        return None
+    return Diagnostic(
+        "LF606",
+        f"{model.id} in the local hub cache has another shape than model.shape; the cached counts",
+        Severity.WARNING,
+        key="model.shape",
+        notes=tuple(differing),
+        hint="model.shape=null",
+    )

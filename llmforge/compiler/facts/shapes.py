@@ -1,7 +1,8 @@
 """Neutral shapes of from-scratch models to each family's own `config.json` names.
 
 In: a `ScratchModel` and a vocabulary size. Out: the dict that `AutoConfig.for_model` takes and
-`families.facts_from_config` reads. Adding a family is one entry in `_NAMES`.
+`families.facts_from_config` reads. Adding a family is one entry in `_NAMES`, and one in `_own_keys`
+where its class has settings that do not fit every shape. Mixtures of experts have no neutral shape.
 """
 
 from __future__ import annotations
@@ -21,23 +22,34 @@ _LLAMA = {
     "context": "max_position_embeddings",
 }
 _NO_GROUPS = {name: value for name, value in _LLAMA.items() if name != "kv_heads"}
+_GPT = {
+    "layers": "n_layer",
+    "hidden": "n_embd",
+    "intermediate": "n_inner",
+    "heads": "n_head",
+    "context": "n_positions",
+}
 _LEARNED_POSITIONS = ("opt", "gpt2", "gpt_neo")
+_HEAD_WIDTH = ("qwen3", "gemma", "gemma2", "gemma3_text")
+"""Families that fix the width of a head apart from hidden / heads."""
 _NAMES: dict[str, dict[str, str]] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "phi3": _LLAMA,
+    "stablelm": _LLAMA,
+    "smollm3": _LLAMA,
+    "olmo2": _LLAMA,
+    "phi": _LLAMA,
     "opt": {**_NO_GROUPS, "intermediate": "ffn_dim"},
     "gpt_neox": _NO_GROUPS,
     "gpt_neo": {**_NO_GROUPS, "layers": "num_layers", "heads": "num_heads"},
-    "gpt2": {
-        "layers": "n_layer",
-        "hidden": "n_embd",
-        "intermediate": "n_inner",
-        "heads": "n_head",
-        "context": "n_positions",
-    },
+    "gpt2": _GPT,
+    "gptj": _GPT,
 }
 
 
@@ -50,19 +62,34 @@ def config_of(model: ScratchModel, vocabulary: int) -> dict[str, Any]:
         "tie_word_embeddings": model.tie_embeddings,
         **{own: getattr(model, neutral) for neutral, own in names.items()},
     }
-    if model.family in ("qwen3", "gemma"):
-        # both fix the head width apart from hidden / heads
-        config["head_dim"] = model.hidden // model.heads
-    if model.family == "mistral":
-        config["sliding_window"] = None
-    if model.family == "opt":
-        config |= {"word_embed_proj_dim": model.hidden, "dropout": 0.0}
-    if model.family == "gpt2":
-        config |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    if model.family == "gpt_neo":
+    return config | _own_keys(model)
+
+
+def _own_keys(model: ScratchModel) -> dict[str, Any]:
+    """Settings that a family's class has for its published models, made to fit this shape."""
+    family, width = model.family, model.hidden // model.heads
+    own: dict[str, Any] = {}
+    if family in _HEAD_WIDTH:
+        own["head_dim"] = width
+    if family == "mistral":
+        own["sliding_window"] = None
+    if family in ("gemma2", "gemma3_text"):
+        # a window as long as the context hides nothing
+        own |= {"query_pre_attn_scalar": width, "sliding_window": model.context}
+    if family in ("phi", "stablelm"):
+        # a part of the head's channels need not be even
+        own["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
+        own["rope_parameters"]["partial_rotary_factor"] = 1.0
+    if family == "gptj":
+        own["rotary_dim"] = width
+    if family == "opt":
+        own |= {"word_embed_proj_dim": model.hidden, "dropout": 0.0}
+    if family == "gpt2":
+        own |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    if family == "gpt_neo":
         # the local windows of the published models are longer than any context used here
-        config["attention_types"] = [[["global"], model.layers]]
-    return config
+        own["attention_types"] = [[["global"], model.layers]]
+    return own
 
 
 def shape_faults(model: ScratchModel) -> list[Diagnostic]:

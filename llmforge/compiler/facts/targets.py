@@ -1,8 +1,9 @@
 """Which modules an adapter's target hits.
 
 In: `ModelFacts` and the `lora` section. Out: linear modules, the names that PEFT needs to hit
-exactly these, and what else a target hits. A role (`role:query+value`) is a part of the architecture, so that
-one preset fits every family: where query, key and value are one module, any of them means it.
+exactly these, and what else a target hits. A role (`role:query+value`) is a part of the
+architecture, so that one preset fits every family: where query, key and value are one module, any
+of them means it.
 
 This module does not judge (`rules/adapter.py` refuses) and does not count (`trained.py`).
 """

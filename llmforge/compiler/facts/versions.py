@@ -15,6 +15,7 @@ PACKAGES = (
     "mlflow-skinny",
     "bitsandbytes",
     "deepspeed",
+    "schedulefree",
     "flash-attn",
 )
 

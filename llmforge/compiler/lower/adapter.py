@@ -127,7 +127,7 @@ def _ia3(context: Context, found: Ia3) -> Lowered:
     }
 
 
-def _prompt(context: Context, found: PromptTuning) -> Lowered:
+def _prompt(_: Context, found: PromptTuning) -> Lowered:
     init = {"uniform": "RANDOM", "vocabulary": "SAMPLE_VOCAB"}[found.init]
     return {
         "num_virtual_tokens": (found.tokens, "lora.tokens"),
@@ -135,7 +135,7 @@ def _prompt(context: Context, found: PromptTuning) -> Lowered:
     }
 
 
-def _prefix(context: Context, found: PrefixTuning) -> Lowered:
+def _prefix(_: Context, found: PrefixTuning) -> Lowered:
     return {
         "num_virtual_tokens": (found.tokens, "lora.tokens"),
         "init_weights": ("zero" if found.init == "zero" else None, "lora.init"),

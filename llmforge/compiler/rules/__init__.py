@@ -8,17 +8,31 @@ for a user's fault. Its docstring is what `llmforge explain CODE` prints; its pa
 from __future__ import annotations
 
 from llmforge.compiler.rules import (
+    adapter,
+    adapter_kinds,
     batch,
     data,
     distributed,
     model,
+    optimizer,
     packing,
     precision,
     tracking,
 )
 from llmforge.compiler.rules.base import Rule, registered_rules
 
-MODULES = (batch, precision, distributed, data, packing, model, tracking)
+MODULES = (
+    batch,
+    precision,
+    optimizer,
+    distributed,
+    data,
+    packing,
+    model,
+    adapter,
+    adapter_kinds,
+    tracking,
+)
 
 RULES: tuple[Rule, ...] = registered_rules()
 

@@ -58,7 +58,9 @@ def evaluation_never_happens(context: Context) -> Iterator[Diagnostic]:
             "evaluation is on, but there is no evaluation data",
             key="evaluation.every",
             notes=("`data.evaluation` is not given and `data.eval_fraction` holds out no row",),
-            hint="data.eval_fraction=0.05",
+            hint="evaluation.every=null"
+            if context.spec.data.eval_fraction
+            else "data.eval_fraction=0.05",
         )
     elif isinstance(every, int) and steps is not None and every > steps:
         yield Diagnostic(

@@ -169,6 +169,9 @@ def assert_facts_equal_model(json: dict[str, Any], config: Any) -> None:
     assert [(m.name, m.out_features, m.in_features, m.bias) for m in facts.linear_modules] == [
         linear_shape(name, module) for name, module in model.named_modules() if is_linear(module)
     ]
+    flags = {"sdpa": "sdpa", "flash_attention_2": "flash_attn", "flex_attention": "flex_attn"}
+    supported = [k for k, flag in flags.items() if getattr(model, f"_supports_{flag}")]
+    assert facts.attentions == ("eager", *supported)
     experts = [(n, p.numel()) for n, p in model.named_parameters() if ".experts." in n]
     assert facts.expert_parameters == sum(size for _, size in experts)
     assert bool(facts.experts) == bool(experts)

@@ -13,6 +13,10 @@ from llmforge.compiler.facts.shapes import config_of, shape_faults
 from llmforge.schema.model import Family, ScratchModel
 
 FAMILIES = get_args(Family)
+GROUPED = [
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "stablelm",
+    "smollm3", "olmo2", "phi",
+]  # fmt: skip
 
 
 def shape(family: str = "llama", **changes: object) -> ScratchModel:
@@ -25,7 +29,8 @@ def shape(family: str = "llama", **changes: object) -> ScratchModel:
 
 
 def test_every_family_of_the_schema_has_formulas():
-    assert set(FAMILIES) == set(known_families())
+    # experts have no neutral shape
+    assert set(FAMILIES) == set(known_families()) - {"mixtral", "qwen2_moe", "qwen3_moe"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -39,7 +44,7 @@ def test_facts_are_those_of_the_neutral_shape(family):
     assert facts.head_dim == 8
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma"])
+@pytest.mark.parametrize("family", GROUPED)
 def test_grouped_query_attention(family):
     facts = facts_from_config(config_of(shape(family, kv_heads=2), 300))
 
@@ -73,7 +78,7 @@ def test_learned_positions_need_no_pairs(family):
     assert shape_faults(shape(family, hidden=36)) == []
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     family=st.sampled_from(FAMILIES),
     hidden=st.integers(1, 500),

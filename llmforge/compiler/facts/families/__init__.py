@@ -24,6 +24,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmforge.compiler.facts.families.base import (
+    ATTENTIONS,
     BadConfig,
     Family,
     Keys,
@@ -47,7 +48,6 @@ __all__ = [
     "match_modules",
 ]
 
-_LAYERS = "model.layers"
 _GPT_NAMES = {
     "num_hidden_layers": "n_layer",
     "num_attention_heads": "n_head",
@@ -57,33 +57,54 @@ _GPT_NAMES = {
 _NEO_NAMES = {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"}
 _EXPERT_NAMES = {"num_experts": "num_local_experts"}
 
-_Row = tuple[str, str, int, bool] | tuple[str, str, int, bool, dict[str, str]]
-
-# model_type: class, list of layers, default context, default tie_word_embeddings, own names of keys
-_ROWS: dict[str, _Row] = {
-    "llama": ("LlamaForCausalLM", _LAYERS, 2048, False),
-    "mistral": ("MistralForCausalLM", _LAYERS, 131072, False),
-    "qwen2": ("Qwen2ForCausalLM", _LAYERS, 32768, False),
-    "qwen3": ("Qwen3ForCausalLM", _LAYERS, 32768, False),
-    "gemma": ("GemmaForCausalLM", _LAYERS, 8192, True),
-    "gemma2": ("Gemma2ForCausalLM", _LAYERS, 8192, True),
-    "gemma3_text": ("Gemma3ForCausalLM", _LAYERS, 131072, True),
-    "phi3": ("Phi3ForCausalLM", _LAYERS, 4096, False),
-    "stablelm": ("StableLmForCausalLM", _LAYERS, 4096, False),
-    "smollm3": ("SmolLM3ForCausalLM", _LAYERS, 32768, True),
-    "olmo2": ("Olmo2ForCausalLM", _LAYERS, 2048, False),
-    "opt": ("OPTForCausalLM", "model.decoder.layers", 2048, True),
-    "gpt_neo": ("GPTNeoForCausalLM", "transformer.h", 2048, True, _NEO_NAMES),
-    "gpt_neox": ("GPTNeoXForCausalLM", "gpt_neox.layers", 2048, False),
-    "gptj": ("GPTJForCausalLM", "transformer.h", 2048, False, _GPT_NAMES),
-    "gpt2": ("GPT2LMHeadModel", "transformer.h", 1024, True, _GPT_NAMES),
-    "phi": ("PhiForCausalLM", _LAYERS, 2048, False),
-    "mixtral": ("MixtralForCausalLM", _LAYERS, 131072, False, _EXPERT_NAMES),
-    "qwen2_moe": ("Qwen2MoeForCausalLM", _LAYERS, 32768, False),
-    "qwen3_moe": ("Qwen3MoeForCausalLM", _LAYERS, 32768, False, _EXPERT_NAMES),
-}
 _LAYOUTS = GATED | PLAIN | EXPERTS
-_FAMILIES = {name: Family(row[0], row[1], _LAYOUTS[name], *row[2:]) for name, row in _ROWS.items()}
+
+
+def _row(
+    name: str,
+    architecture: str,
+    context: int,
+    tied: bool,
+    layers: str = "model.layers",
+    own_names: Mapping[str, str] | None = None,
+    without: tuple[str, ...] = (),
+) -> tuple[str, Family]:
+    return name, Family(architecture, layers, _LAYOUTS[name], context, tied, own_names, without)
+
+
+# model_type, class, default context, default tie_word_embeddings, what is not as in Llama
+_ROWS = (
+    _row("llama", "LlamaForCausalLM", 2048, False),
+    _row("mistral", "MistralForCausalLM", 131072, False),
+    _row("qwen2", "Qwen2ForCausalLM", 32768, False),
+    _row("qwen3", "Qwen3ForCausalLM", 32768, False),
+    _row("gemma", "GemmaForCausalLM", 8192, True),
+    _row("gemma2", "Gemma2ForCausalLM", 8192, True, without=("sdpa",)),
+    _row("gemma3_text", "Gemma3ForCausalLM", 131072, True),
+    _row("phi3", "Phi3ForCausalLM", 4096, False),
+    _row("stablelm", "StableLmForCausalLM", 4096, False, without=("flex_attention",)),
+    _row("smollm3", "SmolLM3ForCausalLM", 32768, True),
+    _row("olmo2", "Olmo2ForCausalLM", 2048, False),
+    _row("opt", "OPTForCausalLM", 2048, True, "model.decoder.layers"),
+    _row(
+        *("gpt_neo", "GPTNeoForCausalLM", 2048, True, "transformer.h", _NEO_NAMES),
+        without=("sdpa", "flex_attention"),
+    ),
+    _row("gpt_neox", "GPTNeoXForCausalLM", 2048, False, "gpt_neox.layers"),
+    _row(
+        *("gptj", "GPTJForCausalLM", 2048, False, "transformer.h", _GPT_NAMES),
+        without=("sdpa", "flex_attention"),
+    ),
+    _row(
+        *("gpt2", "GPT2LMHeadModel", 1024, True, "transformer.h", _GPT_NAMES),
+        without=("flex_attention",),
+    ),
+    _row("phi", "PhiForCausalLM", 2048, False),
+    _row("mixtral", "MixtralForCausalLM", 131072, False, own_names=_EXPERT_NAMES),
+    _row("qwen2_moe", "Qwen2MoeForCausalLM", 32768, False),
+    _row("qwen3_moe", "Qwen3MoeForCausalLM", 32768, False, own_names=_EXPERT_NAMES),
+)
+_FAMILIES = dict(_ROWS)
 
 
 def known_families() -> tuple[str, ...]:
@@ -130,6 +151,7 @@ def facts_from_config(config: Mapping[str, Any]) -> ModelFacts:
         context=keys.context,
         tied_embeddings=keys.tied,
         linear_modules=(*body, head),
+        attentions=tuple(kind for kind in ATTENTIONS if kind not in family.without),
         experts=layout.experts,
         experts_per_token=layout.experts_per_token,
         expert_intermediate=layout.expert_intermediate,

@@ -13,6 +13,9 @@ from typing import Any
 
 _MOST_LAYERS = 10_000
 
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flex_attention")
+"""Implementations of attention that transformers has; not every class runs with each."""
+
 
 class UnknownFamily(ValueError):
     """There are no formulas for the config's `model_type`."""
@@ -70,6 +73,8 @@ class ModelFacts:
     linear_modules: tuple[LinearModule, ...]
     """In the model's own order, the output head last. Experts are none: transformers keeps those
     of a layer in two parameters of three dimensions."""
+    attentions: tuple[str, ...] = ATTENTIONS
+    """Implementations that the class runs with; it refuses to be built with another."""
     experts: int = 0
     """Experts of one layer, of which the router chooses; 0 without experts."""
     experts_per_token: int = 0
@@ -136,6 +141,8 @@ class Family:
     """Default of `tie_word_embeddings`."""
     own_names: Mapping[str, str] | None = None
     """The family's names of the common keys."""
+    without: tuple[str, ...] = ()
+    """Implementations of attention that its class refuses."""
 
 
 class Keys:
