@@ -32,10 +32,24 @@ NEEDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("experiment", "gsm8k"): ("data.train=qa.jsonl", "data.evaluation=held_out.jsonl"),
     ("experiment", "qlora"): ("model.path=tiny", "hardware=rtx4090"),
     ("fsdp", "full_shard"): ("hardware=h200", "hardware.count=2", "launch=torchrun"),
+    ("optimizer", "file"): ("optimizer.path=optimizer.json",),
     ("precision", "float16"): ("hardware=t4",),
     ("quantization", "4bit"): ("model=folder", "model.path=tiny", "lora=small"),
     ("quantization", "8bit"): ("model=folder", "model.path=tiny", "lora=small"),
 }
+
+
+PRESET = {
+    "optimizer_name": "AdamW",
+    "learning_rate": 2e-5,
+    "weight_decay": 0.04,
+    "gradient_clip": 1.0,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def preset_of_an_optimizer(bench: Path) -> None:
+    (bench / "optimizer.json").write_text(json.dumps(PRESET), encoding="utf-8")
 
 
 def is_overlay(file: Path) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 
 from llmforge.build.adapter_start import ADAPTER, START, lora_layers
@@ -75,13 +76,15 @@ def base_weights(model: PeftModel, state: Mapping[str, Any] | None = None) -> di
     Not for PiSSA and OLoRA, which change the base (`LF615` refuses them over a base from scratch).
     """
     config = model.peft_config[ADAPTER]
-    prefix, own = "base_model.", list[str]()
-    if not config.is_prompt_learning:
-        prefix, own = "base_model.model.", [model.base_model.prefix, "modules_to_save."]
+    prefix = "base_model." if config.is_prompt_learning else "base_model.model."
+    own = {"modules_to_save"}
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            own |= {*module.adapter_layer_names, *module.other_param_names}
     found: dict[str, Any] = {}
     for name, weight in (state if state is not None else model.state_dict()).items():
         plain = name.removeprefix(prefix)
-        if plain == name or any(f".{part}" in f".{plain}" for part in own):
+        if plain == name or own & set(plain.split(".")):
             continue
         plain = plain.replace(".base_layer.", ".").replace(".original_module.", ".")
         found[plain] = weight

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -166,8 +166,9 @@ def batched(items: Iterable[Item]) -> Iterator[list[Item]]:
 def _characters(value: Any) -> int:
     if isinstance(value, str):
         return len(value)
-    inner = value.values() if isinstance(value, Mapping) else value
-    return sum(map(_characters, inner)) if isinstance(value, Mapping | list) else 0
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(map(_characters, value)) if isinstance(value, list) else 0
 
 
 class Makers:

@@ -69,8 +69,11 @@ class Encoder:
     def __init__(self, tokenizer: Any) -> None:
         self._backend = tokenizer.backend_tokenizer
         # a tokenizer.json may carry a length of its own, which would cut samples silently
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        # (asked first: changing the tokenizer waits until nobody encodes with it)
+        if self._backend.truncation is not None:
+            self._backend.no_truncation()
+        if self._backend.padding is not None:
+            self._backend.no_padding()
         self._widths = _widths(tokenizer)
         self._composed = self._backend.normalizer is not None
 

@@ -48,7 +48,7 @@ def from_checkpoint(plan: Plan, tokenizer: Any) -> Any:
     """Builder of `model.kind=folder` and `hub`: config.json and safetensors.
 
     Raises:
-        FileNotFoundError: the folder has no safetensors; says how to convert what is there.
+        FileNotFoundError: there are no safetensors, or they cannot be had; says what helps.
         ValueError: fewer embedding rows than tokens.
     """
     lowered = {key: value for key, value in plan.lowered["model"].items() if value is not None}
@@ -63,10 +63,34 @@ def from_checkpoint(plan: Plan, tokenizer: Any) -> Any:
     lowered["dtype"] = dtype_of(lowered["dtype"])
     # new weights (a head that the checkpoint lacks) are drawn with the run's seed as well
     set_seed(plan.spec.seed)
-    model = AutoModelForCausalLM.from_pretrained(source, **lowered)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, **lowered)
+    except OSError as error:
+        if Path(source).is_dir():
+            raise
+        revision = str(lowered.get("revision", "main"))
+        raise FileNotFoundError(no_hub_weights(source, revision, error)) from error
     check_vocabulary(model.get_input_embeddings().num_embeddings, tokenizer)
     set_stops(model, tokenizer)
     return model
+
+
+def no_hub_weights(repository: str, revision: str, error: Exception) -> str:
+    """Why a hub model cannot be loaded, and what helps: a message of one paragraph."""
+    said = " ".join(str(error).split())
+    if "safetensors" in said:
+        ways = (
+            "llmforge reads safetensors only, and this revision has none; the hub often holds them "
+            f"in a pull request of its converter (see the discussions of {repository}), which is "
+            "chosen with model.revision=refs/pr/<number>"
+        )
+    else:
+        ways = (
+            f"`hf download {repository} --revision {revision}` fetches them where there is a "
+            "network, `hf auth login` opens a gated repository, and "
+            "model=folder model.path=<folder> reads a copy"
+        )
+    return f"the weights of {repository} at {revision} cannot be had; {ways}. The hub said: {said}"
 
 
 def check_safe_weights(folder: Path) -> None:

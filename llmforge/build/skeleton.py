@@ -31,6 +31,7 @@ _FLAGS = (
 """Implementations of attention, and where a class says that it runs with them."""
 
 _ROLES = (
+    ("vision", re.compile(r"vision|visual")),
     ("router", re.compile(r"(^|\.)(\w*router|gate|shared_expert_gate)$")),
     ("attention", re.compile(r"attn|attention")),
     ("mlp", re.compile(r"mlp|ffn|feed_?forward|experts?\b|dense_|(^|\.)fc\w*$")),

@@ -109,6 +109,9 @@ def samples_ahead(
         yield held[0], held[1]()
 
 
+_NOTHING: Ids = np.empty(0, np.int32)
+
+
 class _Mask:
     """The last step: encoded texts to samples, with one tokenizer's marks."""
 
@@ -145,14 +148,12 @@ class _Mask:
         """BOS where the tokenizer uses one, and EOS; what the text brings is not doubled."""
         if self._eos is None:
             raise ValueError("the tokenizer has no end token, so no answer could ever stop")
-        before = [] if list(ids[:1]) == self._bos else self._bos
-        after = [] if len(ids) and ids[-1] == self._eos else [self._eos]
-        return (
-            np.concatenate((before, ids, after), dtype=np.int32, casting="unsafe"),
-            np.concatenate(
-                ([IGNORED] * len(before), labels, after), dtype=np.int32, casting="unsafe"
-            ),
-        )
+        begun = bool(len(ids)) and bool(self._bos) and ids[0] == self._bos[0]
+        before = _NOTHING if begun or not self._bos else np.array(self._bos, np.int32)
+        ended = bool(len(ids)) and ids[-1] == self._eos
+        after = _NOTHING if ended else np.array([self._eos], np.int32)
+        masked = np.full_like(before, IGNORED)
+        return np.concatenate((before, ids, after)), np.concatenate((masked, labels, after))
 
     def _turns(self, laid: Laid, encoded: Encoded, labels: Ids) -> Sample:
         ids, closed = encoded.ids, True

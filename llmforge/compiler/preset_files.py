@@ -67,10 +67,10 @@ def read_preset(key: str, path: str) -> Preset | Diagnostic:
         return empty.fault(f"larger than {LARGEST:,} bytes; a preset is a few lines")
     try:
         text = raw.decode("utf-8-sig")
-        pairs = json.loads(text, object_pairs_hook=list, parse_constant=_no_number)
+        pairs = json.loads(text, object_pairs_hook=tuple, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         return empty.fault(f"not JSON ({error})")
-    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+    if not isinstance(pairs, tuple):  # what an object became; a list stays a list
         return empty.fault("not a JSON object of settings")
     lines = {name: _line_of(name, text) for name, _ in pairs}
     values = {name: value for name, value in pairs if value not in (None, "none", "None")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmforge.compiler.parse import parse
+from llmforge.compose import compose
 from llmforge.registry import kinds
 from llmforge.schema.docs import docs_of
 
@@ -38,8 +39,8 @@ def test_every_field_is_explained(section):
     ],
     ids=str,
 )
-def test_what_is_refused(option, wrong, composed):
-    values = composed(option)
+def test_what_is_refused(option, wrong):
+    values = compose([option]).values
     section = option.partition("=")[0]
     ((name, value),) = wrong.items()
     values[section][name] = value
@@ -54,8 +55,8 @@ def test_what_is_refused(option, wrong, composed):
     ("section", "key", "value"),
     [("optimizer", "layer_decay", 0.9), ("optimizer", "clip_value", 0.5)],
 )
-def test_what_is_taken(section, key, value, composed):
-    values = composed("optimizer=adamw")
+def test_what_is_taken(section, key, value):
+    values = compose(["optimizer=adamw"]).values
     values[section][key] = value
 
     assert parse(values)[1] == []

@@ -89,7 +89,8 @@ def _read(kept: Path) -> dict[str, Any] | None:
         found = json.loads(kept.read_text(encoding="utf-8"))
         if "facts" in found:
             _facts(found["facts"])
-        return found if "facts" in found or "reason" in found else None
+            return dict(found)
+        return {"reason": found["reason"]}
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

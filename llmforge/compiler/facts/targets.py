@@ -84,13 +84,13 @@ def peft_targets(model: ModelFacts | None, targets: Targets) -> Targets:
     """
     if roles_asked(targets) is None or model is None:
         return targets
-    wanted = {module.name for module in resolve(model, targets)}
+    return shortest_names(model, resolve(model, targets))
+
+
+def shortest_names(model: ModelFacts, modules: Sequence[LinearModule]) -> list[str]:
+    """Endings of names, each hitting modules among these only and together all of them."""
+    wanted = {module.name for module in modules}
     known = [*(module.name for module in model.linear_modules), *other_modules(model)]
-    return _shortest(wanted, known)
-
-
-def _shortest(wanted: set[str], known: Sequence[str]) -> list[str]:
-    """Endings, each hitting wanted names only and together all of them."""
     fits: dict[str, bool] = {}
     found: dict[str, None] = {}
     for name in (n for n in known if n in wanted):

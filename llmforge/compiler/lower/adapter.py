@@ -9,7 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from llmforge.compiler.context import Context
-from llmforge.compiler.facts.targets import peft_targets, trains_tied_embedding
+from llmforge.compiler.facts.targets import (
+    peft_targets,
+    resolve,
+    shortest_names,
+    trains_tied_embedding,
+)
 from llmforge.compiler.lower.base import Lowered
 from llmforge.schema.adapter import (
     AdaLora,
@@ -118,13 +123,18 @@ def steps_of(value: int | str, steps: int | None) -> int | None:
 
 
 def _ia3(context: Context, found: Ia3) -> Lowered:
-    return {
-        "feedforward_modules": (
-            peft_targets(context.facts.model, found.feedforward),
-            "lora.feedforward",
-        ),
-        **_targets(context, found),
-    }
+    model = context.facts.model
+    lowered = _targets(context, found)
+    inputs = peft_targets(model, found.feedforward)
+    if model is not None and isinstance(inputs, list):
+        # PEFT wants the very names of the one list in the other
+        fed = resolve(model, found.feedforward)
+        inputs = shortest_names(model, fed)
+        if isinstance(lowered["target_modules"][0], list):
+            rest = [m for m in resolve(model, found.targets) if m not in fed]
+            names = [*shortest_names(model, rest), *inputs]
+            lowered["target_modules"] = (names, "lora.targets")
+    return {"feedforward_modules": (inputs, "lora.feedforward"), **lowered}
 
 
 def _prompt(_: Context, found: PromptTuning) -> Lowered:

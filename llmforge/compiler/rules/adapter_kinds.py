@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmforge.compiler.context import Context
+from llmforge.compiler.derive.machine import hardware
 from llmforge.compiler.facts.targets import hit_modules
 from llmforge.compiler.lower.adapter import steps_of
 from llmforge.compiler.rules.base import rule
@@ -156,7 +157,8 @@ def kind_with_engine(context: Context) -> Iterator[Diagnostic]:
     """AdaLoRA reads whole gradients after each step; EVA, PiSSA, OLoRA, LoftQ and virtual tokens
     read whole weights: sharded ones are in pieces. Virtual tokens stand before a row, so a row
     must hold one text: packing puts several there. A prefix lives in the key-value cache, which
-    gradient checkpointing turns off.
+    gradient checkpointing turns off. DoRA measures its base's weights, which PEFT cannot do for
+    8-bit ones on a CPU.
     """
     spec, adapter = context.spec, context.spec.lora
     reads_weights = isinstance(adapter, Eva | VirtualTokens) or (
@@ -186,6 +188,16 @@ def kind_with_engine(context: Context) -> Iterator[Diagnostic]:
             "prefix tuning with gradient checkpointing",
             key="trainer.gradient_checkpointing",
             hint="trainer.gradient_checkpointing=false",
+        )
+
+    if (
+        isinstance(adapter, LowRank)
+        and adapter.dora
+        and _bits(context) == 8
+        and hardware(context).device == "cpu"
+    ):
+        yield Diagnostic(
+            "LF617", "DoRA over an 8-bit base on a CPU", key="lora.dora", hint="lora.dora=false"
         )
 
 

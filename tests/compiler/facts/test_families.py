@@ -214,6 +214,59 @@ def test_the_default_configuration_of_every_class(family: str) -> None:
     assert_facts_equal_model(without_defaults(config), config)
 
 
+GEMMA3 = {
+    "text_config": LLAMA_KV | {"head_dim": 16, "vocab_size": 96},
+    "vision_config": {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 32,
+        "image_size": 42,
+        "intermediate_size": 40,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+        "patch_size": 14,
+        "vision_use_head": False,
+    },
+}
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}], ids=str)
+def test_a_language_model_that_sees(changes: dict[str, Any]) -> None:
+    json = GEMMA3 | changes | {"model_type": "gemma3"}
+    config = AutoConfig.for_model(**json)
+    facts, model = facts_from_config(json), meta_model(config)
+
+    assert facts.architecture == type(model).__name__
+    assert facts.parameters == sum(p.numel() for p in model.parameters())
+    assert [(m.name, m.out_features, m.in_features, m.bias) for m in facts.linear_modules] == [
+        linear_shape(name, module) for name, module in model.named_modules() if is_linear(module)
+    ]
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    assert facts.tied_embeddings == (head.weight is embedding.weight)
+    assert facts.embedding_parameters == embedding.weight.numel()
+    assert (facts.layers, facts.hidden, facts.context) == (2, 64, 131072)
+    roles = {module.role for module in facts.linear_modules if "vision" in module.name}
+    assert roles == {"vision"}
+
+
+def test_defaults_of_the_text_part_stand_in() -> None:
+    """Configs on the hub leave out heads and vocabulary."""
+    sizes = {"hidden_size": 64, "intermediate_size": 112, "num_hidden_layers": 2}
+    json = GEMMA3 | {"model_type": "gemma3", "text_config": sizes}
+    model = meta_model(AutoConfig.for_model(**json))
+
+    assert facts_from_config(json).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"vision_config": None}, {"text_config": None}, {"vision_config": {"model_type": "clip"}}],
+    ids=str,
+)
+def test_another_tower_is_left_to_the_meta_device(changes: dict[str, Any]) -> None:
+    with pytest.raises(UnknownFamily):
+        facts_from_config(GEMMA3 | changes | {"model_type": "gemma3"})
+
+
 @pytest.mark.parametrize(
     ("family", "changes"),
     [("llama", LLAMA), ("opt", OPT), ("gpt_neo", GPT_NEO), ("gpt_neox", LLAMA), ("gpt2", GPT2)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,13 +27,18 @@ def offline(work, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(work / "hub"))
 
 
-def folder(path: str = "tiny") -> FolderModel:
-    return FolderModel(kind="folder", path=path, trust_remote_code=False, attention="auto")
+def folder(path: str = "tiny", own_code: bool = False) -> FolderModel:
+    return FolderModel(kind="folder", path=path, trust_remote_code=own_code, attention="auto")
 
 
-def hub(revision: str = "main") -> HubModel:
+def hub(revision: str = "main", shape: dict[str, Any] | None = None) -> HubModel:
     return HubModel(
-        kind="hub", id="example/tiny", revision=revision, trust_remote_code=False, attention="auto"
+        kind="hub",
+        id="example/tiny",
+        revision=revision,
+        shape=shape,
+        trust_remote_code=False,
+        attention="auto",
     )
 
 
@@ -95,7 +101,7 @@ def test_folder_that_is_not_a_model(path, hint, checkpoint, work):
         (b'{"model_type": 7}', "LF605", "model_type must be a string"),
         (b"{}", "LF605", "model_type must be a string"),
         (b'{"model_type": "llama"}', "LF605", "num_hidden_layers must be a positive whole number"),
-        (b'{"model_type": "bloom"}', "LF603", "'bloom' is none of the known"),
+        (b'{"model_type": "unheard_of"}', "LF603", "transformers does not know it"),
     ],
 )
 def test_config_that_cannot_be_used(content, code, told, checkpoint, work):
@@ -105,6 +111,29 @@ def test_config_that_cannot_be_used(content, code, told, checkpoint, work):
 
     assert (found, severity) == (code, "warning" if code == "LF603" else "error")
     assert told in message
+
+
+def test_architecture_without_formulas_is_built_on_the_meta_device(checkpoint, work):
+    checkpoint(work / "tiny", model_type="bloom")
+
+    found, findings = look(folder())
+
+    assert findings == []
+    assert (found.facts.family, found.facts.layers, found.facts.hidden) == ("bloom", 2, 16)
+    assert list((work / CACHE / "facts").iterdir()), "remembered"
+
+
+def test_code_of_its_own_says_nothing_about_sizes(checkpoint, work):
+    tiny = {"auto_map": {"AutoModelForCausalLM": "modeling_own.Own"}}
+    checkpoint(work / "tiny", **tiny)
+
+    found, ((code, severity, message),) = look(folder(own_code=True))
+    trusted_less, findings = look(folder())
+
+    assert (code, severity, found.facts) == ("LF603", "warning", None)
+    assert message.endswith("its repository's own code builds it")
+    assert findings == []
+    assert trusted_less.facts.family == "llama"
 
 
 def test_config_of_a_billion_layers_is_not_unrolled(checkpoint, work):
@@ -149,6 +178,78 @@ def test_hub_model_in_the_cache_is_known_by_its_commit(revision, checkpoint, wor
     assert findings == []
     assert found.facts.family == "llama"
     assert found.identity == {"hub": "example/tiny", "commit": COMMIT}
+
+
+SHAPE = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 300,
+    "max_position_embeddings": 64,
+}
+
+
+def cached(checkpoint, work, **config: Any) -> None:
+    checkpoint(work / f"hub/models--example--tiny/snapshots/{COMMIT}", **config)
+
+
+def test_shape_stands_in_for_a_model_that_was_never_downloaded(work):
+    found, findings = look(hub(shape=SHAPE))
+
+    assert findings == []
+    assert (found.facts.layers, found.facts.context) == (2, 64)
+    assert found.config == SHAPE
+    assert found.identity == {"hub": "example/tiny", "revision": "main"}
+
+
+def test_shape_that_is_the_cached_one_is_not_spoken_of(checkpoint, work):
+    cached(checkpoint, work)
+
+    found, findings = look(hub(COMMIT, SHAPE))
+
+    assert findings == []
+    assert found.identity == {"hub": "example/tiny", "commit": COMMIT}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (SHAPE | {"num_hidden_layers": 3}, "layers: 2, model.shape says 3"),
+        (SHAPE | {"tie_word_embeddings": True}, "tied embeddings: False, model.shape says True"),
+        (SHAPE | {"hidden_size": 15}, "model.shape cannot be built: config.json: hidden"),
+    ],
+)
+def test_cached_config_wins_over_another_shape(given, told, checkpoint, work):
+    cached(checkpoint, work)
+
+    found, ((code, severity, message),) = look(hub(COMMIT, given))
+
+    assert (code, severity) == ("LF606", "warning")
+    assert message.endswith("has another shape than model.shape; the cached counts")
+    assert any(note.startswith(told) for note in found.diagnostics[0].notes)
+    assert found.diagnostics[0].hint == "model.shape=null"
+    assert (found.facts.layers, found.facts.tied_embeddings) == (2, False)
+
+
+def test_shape_that_cannot_be_built(work):
+    found, ((code, severity, message),) = look(hub(shape=SHAPE | {"hidden_size": 15}))
+
+    assert (code, severity, found.facts) == ("LF605", "error", None)
+    assert "hidden_size (15) is no multiple of the 2 heads" in message
+    assert found.diagnostics[0].key == "model.shape"
+
+
+def test_cached_config_that_cannot_be_read(checkpoint, work):
+    cached(checkpoint, work)
+    (work / f"hub/models--example--tiny/snapshots/{COMMIT}/config.json").write_text("{")
+
+    _, ((code, severity, message),) = look(hub(COMMIT))
+
+    assert (code, severity) == ("LF602", "error")
+    assert "cannot be read" in message
 
 
 def test_config_dict_is_kept_for_rules(checkpoint, work):

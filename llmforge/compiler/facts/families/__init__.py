@@ -10,7 +10,8 @@ importing it or torch. One formula serves every family:
 
 A linear module has out * in parameters, plus out for a bias. To add a family, add its layout to
 `gated.py` (Llama and kin), `plain.py` (GPT and kin) or `experts.py`, and a row to `_ROWS` below;
-a family without a row is built on the meta device (`facts/probe.py`).
+`vision.py` has the one family that is more than a language model. A family without a row is built
+on the meta device (`facts/probe.py`).
 
 An absent key gets transformers' default, but layers, hidden, heads, vocabulary and MLP width must
 be there: without them transformers would build its default model, here it is a `BadConfig`. Not
@@ -36,6 +37,7 @@ from llmforge.compiler.facts.families.experts import EXPERTS
 from llmforge.compiler.facts.families.gated import GATED
 from llmforge.compiler.facts.families.plain import PLAIN
 from llmforge.compiler.facts.families.targets import lora_parameters, match_modules
+from llmforge.compiler.facts.families.vision import gemma3
 
 __all__ = [
     "BadConfig",
@@ -108,7 +110,7 @@ _FAMILIES = dict(_ROWS)
 
 
 def known_families() -> tuple[str, ...]:
-    """The values of `model_type` that have formulas."""
+    """The values of `model_type` that have formulas, of language models alone."""
     return tuple(_FAMILIES)
 
 
@@ -117,6 +119,8 @@ def facts_from_config(config: Mapping[str, Any]) -> ModelFacts:
     name = config.get("model_type")
     if not isinstance(name, str):
         raise BadConfig("model_type", f"must be a string, got {name!r}")
+    if name == "gemma3":
+        return gemma3(config, facts_from_config)
     if name not in _FAMILIES:
         raise UnknownFamily(f"model_type {name!r} is none of the known: {', '.join(_FAMILIES)}")
     family = _FAMILIES[name]

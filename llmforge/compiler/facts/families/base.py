@@ -39,7 +39,7 @@ class LinearModule:
     in_features: int
     bias: bool
     role: str
-    """`attention`, `mlp`, `head`, `embedding_projection`, `router`, or `other`."""
+    """`attention`, `mlp`, `head`, `embedding_projection`, `router`, `vision`, or `other`."""
 
     @property
     def parameters(self) -> int:
