@@ -274,6 +274,10 @@ OPTIONS = [
     ("hardware=h200", "hardware.count=2", "launch=torchrun", "deepspeed=stage3", "data=sql"),
     ("hardware=h200", "hardware.count=2", "launch=torchrun", "fsdp=full_shard", "data=saved"),
     ("data=hub",), ("data=class",), ("data=mix",),
+    ("optimizer=adam", "schedule=wsd"), ("optimizer=muon", "schedule=multistep"),
+    ("optimizer=lion", "schedule=inverse_sqrt"),
+    ("optimizer=adamw_paged", "schedule=cosine_restarts"),
+    ("optimizer=adamw_schedule_free", "schedule=polynomial"),
 ]  # fmt: skip
 
 
@@ -291,6 +295,7 @@ CANDIDATES = [
     "float32", "bfloat16", "none", "all_only", "lora_only", "minimize", "maximize", "cuda", "cpu",
     "nf4", "fp4", "a/b", ["x"], ["y"], [0.5, 0.5], 1, 2, "train", "drop", "best_fit", "first",
     "paragraph", {"human": "user"}, {"one": 1.0, "two": 2.0},
+    "original", [1, 2, 3], "steps", "linear", "10%",
 ]  # fmt: skip
 
 
@@ -348,7 +353,8 @@ def test_the_options_above_hold_every_kind(compiled, every_kind):
     plans = [compiled(*whole(overrides, every_kind)) for overrides in OPTIONS]
     seen = {s: {plan.settings[s].get("kind") for plan in plans} for s in SECTIONS}
 
-    solved = {("collator", "auto"), ("hardware", "auto")}  # never in a plan
+    # never in a plan
+    solved = {("collator", "auto"), ("hardware", "auto"), ("optimizer", "file")}
     missing = {(s, k) for s in SECTIONS for k in kinds(s) if k not in seen[s]}
     assert missing == solved
 

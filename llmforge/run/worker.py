@@ -104,8 +104,8 @@ class Worker:
     def _report(self, prepared: Any) -> None:
         from llmforge.stages import report
 
-        self.screen.tell(report.tell(prepared.report))
         shown = report.keep(self.plan, self.run, prepared, self._preview)
+        self.screen.tell(report.tell(self.run.read_json("prepare.json") or prepared.report))
         if self._preview:
             self.screen.tell(report.draw(shown))
         self.screen.say(f"{'found' if prepared.reused else 'prepared'} in {prepared.folder}")

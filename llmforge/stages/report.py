@@ -7,6 +7,7 @@ Nothing is counted here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from llmforge.run.folder import RunFolder
 from llmforge.store import RECEIPT
 
 if TYPE_CHECKING:
+    from llmforge.build.padding import Padding
     from llmforge.build.prepared import Prepared
     from llmforge.build.preview import Shown
 
@@ -47,15 +49,18 @@ def tell(report: Mapping[str, Any]) -> Text:
         text.append(f"{'':<14}{side['samples']:,} samples of {side['tokens']:,} tokens: ")
         text.append(f"{side['tokens_trained']:,} trained", style="green")
         text.append(f", {side['tokens_masked']:,} masked, {side['tokens_cut']:,} cut\n")
-    train, packing = report["train"], report["packing"]
+    train, packing, padding = report["train"], report["packing"], report.get("padding")
     if packing:
-        room = packing["packs"] * packing["capacity"]
         text.append(f"{'packing':<14}", style="bold")
         text.append(
             f"{packing['packs']:,} rows of {packing['capacity']:,} tokens, "
             f"{packing['efficiency']:.2%} full ({packing['fewest_possible']:,} would be the "
-            f"least); {room - train['tokens']:,} tokens of padding\n"
+            "least)\n"
         )
+    if padding:
+        text.append(f"{'padding':<14}", style="bold")
+        text.append(f"{padding['tokens']:,} of an epoch's places ({padding['share']:.1%}) hold no ")
+        text.append(f"token, in {padding['batches']}\n")
     evaluation = report["evaluation"]
     overlap = f", {evaluation['overlap']:,} evaluation rows stand in training" if evaluation else ""
     text.append(f"{'doubles':<14}", style="bold")
@@ -127,10 +132,20 @@ def keep(plan: Plan, run: RunFolder, prepared: Prepared, preview: int = 0) -> li
     collator = data_collator(plan, tokenizer)
     samples = prepared.training_set() if prepared.packed else prepared.train
     shown = show(samples, collator, tokenizer, preview or _SHOWN, plan.spec.seed)
-    run.write_json("prepare.json", {**prepared.report, "reused": prepared.reused})
-    text = page(plan, prepared.report, prepared.folder, shown)
+    report = {**prepared.report, "padding": asdict(padding_of(plan, prepared))}
+    run.write_json("prepare.json", {**report, "reused": prepared.reused})
+    text = page(plan, report, prepared.folder, shown)
     (run.path / PAGE).write_text(text, encoding="utf-8")
     return shown
+
+
+def padding_of(plan: Plan, prepared: Prepared) -> Padding:
+    """Padding of an epoch, with the plan's batches."""
+    from llmforge.build.padding import foretell_padding
+
+    packing = prepared.report["packing"]
+    room = packing["packs"] * packing["capacity"] if packing else None
+    return foretell_padding(plan, prepared.train["length"][:], room)
 
 
 def _shares(side: Mapping[str, Any]) -> list[tuple[str, int, float]]:

@@ -234,6 +234,15 @@ class TestAdaLora:
         for one, other in zip(through.model.parameters(), resumed.model.parameters(), strict=True):
             assert torch.equal(one, other)
 
+    def test_accumulation_changes_nothing(self, planned, tmp_path: Path):
+        """The term for orthogonality counts once a step, as the loss does."""
+        ends = []
+        for micro in (4, 2):
+            plan = planned(*self.FIVE, f"trainer.micro_batch={micro}", "lora.orthogonality=5.0")
+            trainer = trained(plan, tmp_path / str(micro))
+            ends.append(trainer.state.log_history[-2]["grad_norm"])
+        assert ends[0] == pytest.approx(ends[1], rel=1e-3)
+
 
 class TestTrainedWhole:
     @pytest.mark.parametrize("name", ["small", "adalora"])

@@ -29,8 +29,10 @@ CONFIGS = {
     "prompt": PromptTuningConfig,
     "prefix": PrefixTuningConfig,
 }
-ROOM = {"pissa": ("lora.r=8",), "olora": ("lora.r=8",), "loftq": ("lora.r=8",), "eva": ("lora.r=8",),
-        "prompt": ("collator.max_length=32",), "prefix": ("collator.max_length=32",)}  # fmt: skip
+ROOM = {
+    **dict.fromkeys(("pissa", "olora", "loftq", "eva"), ("lora.r=8",)),
+    **dict.fromkeys(("prompt", "prefix"), ("collator.max_length=32",)),
+}
 OPTIONS = [option.name for option in options("lora") if option.name != "none"]
 
 

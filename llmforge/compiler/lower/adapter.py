@@ -96,6 +96,8 @@ def _vera(context: Context, found: Vera) -> Lowered:
 
 def _adalora(context: Context, found: AdaLora) -> Lowered:
     steps = context.facts.steps
+    # PEFT adds its term in every forward pass, the Trainer sums over passes and processes
+    passes = int(context.spec.trainer.accumulation) * int(context.spec.launch.processes)
     return {
         "init_r": (found.initial_r, "lora.initial_r"),
         "target_r": (found.target_r, "lora.target_r"),
@@ -107,7 +109,7 @@ def _adalora(context: Context, found: AdaLora) -> Lowered:
         "deltaT": (found.interval, "lora.interval"),
         "beta1": (found.sensitivity_decay, "lora.sensitivity_decay"),
         "beta2": (found.uncertainty_decay, "lora.uncertainty_decay"),
-        "orth_reg_weight": (found.orthogonality, "lora.orthogonality"),
+        "orth_reg_weight": (found.orthogonality / passes, "lora.orthogonality"),
         "total_step": (steps, "estimate.steps"),
         **_targets(context, found),
         **_tying(context, found),

@@ -66,20 +66,18 @@ def start_impossible(context: Context) -> Iterator[Diagnostic]:
     scratch = isinstance(context.spec.model, ScratchModel)
     quantized = bits or context.facts.model_config.get("quantization_config")
     why, hint = None, "lora.init=default"
-    if takes_out and quantized:
-        why = "a quantized base"
+    if (takes_out or init == "loftq") and isinstance(adapter, Lora) and adapter.dora:
+        why, hint = "with DoRA", "lora.dora=false"
+    elif takes_out and quantized:
+        why = "from a quantized base"
         hint = "quantization=none" if bits else hint
-    elif takes_out and isinstance(adapter, Lora) and adapter.dora:
-        why, hint = "DoRA", "lora.dora=false"
     elif takes_out and scratch:
-        why = "a model from scratch"
+        why = "from random weights"
     elif init == "loftq" and bits != 4:
-        why = "a base that is not held in 4 bits"
+        why = "from a base that is not held in 4 bits"
         hint = hint if scratch else "quantization=4bit"
-    elif init == "loftq" and isinstance(adapter, Lora) and adapter.dora:
-        why, hint = "DoRA", "lora.dora=false"
     if why:
-        yield Diagnostic("LF615", f"{init} cannot start on {why}", key="lora.init", hint=hint)
+        yield Diagnostic("LF615", f"{init} cannot start {why}", key="lora.init", hint=hint)
     elif isinstance(adapter, Eva) or (isinstance(adapter, Lora) and _has_parts(init)):
         yield from _rank_too_high(context, adapter, init)
 
@@ -158,7 +156,7 @@ def kind_with_engine(context: Context) -> Iterator[Diagnostic]:
     read whole weights: sharded ones are in pieces. Virtual tokens stand before a row, so a row
     must hold one text: packing puts several there. A prefix lives in the key-value cache, which
     gradient checkpointing turns off. DoRA measures its base's weights, which PEFT cannot do for
-    8-bit ones on a CPU.
+    8-bit ones on a CPU. AdaLoRA adds to the model's own loss, which label smoothing replaces.
     """
     spec, adapter = context.spec, context.spec.lora
     reads_weights = isinstance(adapter, Eva | VirtualTokens) or (
@@ -190,6 +188,13 @@ def kind_with_engine(context: Context) -> Iterator[Diagnostic]:
             hint="trainer.gradient_checkpointing=false",
         )
 
+    if isinstance(adapter, AdaLora) and spec.trainer.label_smoothing:
+        yield Diagnostic(
+            "LF617",
+            "adalora with label smoothing",
+            key="trainer.label_smoothing",
+            hint="trainer.label_smoothing=0.0",
+        )
     if (
         isinstance(adapter, LowRank)
         and adapter.dora

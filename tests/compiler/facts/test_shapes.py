@@ -210,7 +210,7 @@ def test_option_says_how_large_the_model_is(option):
     facts = facts_from_config(shape_of(option))
     (doc,) = [found.doc for found in options("model") if found.name == option]
     billions = f"{facts.parameters / 1e9:.2f} billion"
-    size = billions if facts.parameters >= 10**9 else f"{facts.parameters / 1e6:.0f} million"
+    size = billions if facts.parameters >= 999_500_000 else f"{facts.parameters / 1e6:.0f} million"
 
     assert f": {size} parameters" in doc
     assert doc.endswith(f"; {facts.context:,} tokens.")
