@@ -34,8 +34,25 @@ NEEDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("fsdp", "full_shard"): ("hardware=h200", "hardware.count=2", "launch=torchrun"),
     ("optimizer", "file"): ("optimizer.path=optimizer.json",),
     ("precision", "float16"): ("hardware=t4",),
-    ("quantization", "4bit"): ("model=folder", "model.path=tiny", "lora=small"),
-    ("quantization", "8bit"): ("model=folder", "model.path=tiny", "lora=small"),
+    **{
+        ("quantization", name): ("model=folder", "model.path=tiny", "lora=small")
+        for name in ("4bit", "4bit_fp4", "4bit_single", "8bit", "8bit_fp16")
+    },
+    **{
+        ("lora", f"{bits}bit_{size}"): (
+            "model=folder",
+            "model.path=tiny",
+            f"quantization={bits}bit",
+        )
+        for bits in (4, 8)
+        for size in ("s", "m", "l", "xl")
+    },
+    ("lora", "loftq"): ("model=folder", "model.path=tiny", "quantization=4bit"),
+    ("lora", "olora"): ("model=folder", "model.path=tiny"),
+    ("lora", "pissa"): ("model=folder", "model.path=tiny"),
+    # the smallest model's context is as long as its longest sample
+    ("lora", "prefix"): ("collator.max_length=64",),
+    ("lora", "prompt"): ("collator.max_length=64",),
 }
 
 

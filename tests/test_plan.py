@@ -274,10 +274,11 @@ OPTIONS = [
     ("hardware=h200", "hardware.count=2", "launch=torchrun", "deepspeed=stage3", "data=sql"),
     ("hardware=h200", "hardware.count=2", "launch=torchrun", "fsdp=full_shard", "data=saved"),
     ("data=hub",), ("data=class",), ("data=mix",),
-    ("optimizer=adam", "schedule=wsd"), ("optimizer=muon", "schedule=multistep"),
-    ("optimizer=lion", "schedule=inverse_sqrt"),
-    ("optimizer=adamw_paged", "schedule=cosine_restarts"),
-    ("optimizer=adamw_schedule_free", "schedule=polynomial"),
+    ("optimizer=adam", "schedule=wsd", "data=json"),
+    ("optimizer=muon", "schedule=multistep", "data=json"),
+    ("optimizer=lion", "schedule=inverse_sqrt", "data=json"),
+    ("optimizer=adamw_paged", "schedule=cosine_restarts", "data=json"),
+    ("optimizer=adamw_schedule_free", "schedule=polynomial", "data=json"),
 ]  # fmt: skip
 
 

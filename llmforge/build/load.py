@@ -18,6 +18,8 @@ from typing import Any
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from llmforge.build.adapter import real_positions_only
+from llmforge.build.adapter_files import base_weights, save_adapter
 from llmforge.build.model import check_safe_weights, dtype_of, set_stops
 from llmforge.build.parts import Parts
 from llmforge.build.prepared import sync
@@ -86,6 +88,8 @@ def load(folder: str | Path, dtype: str | None = None) -> tuple[Any, Any]:
     model = PeftModel.from_pretrained(
         _load_weights(base, dtype, config.revision), str(folder), config=config
     )
+    if config.peft_type == "PROMPT_TUNING":
+        real_positions_only(model)
     set_stops(model, tokenizer)
     return model.eval(), tokenizer
 
@@ -114,13 +118,10 @@ def _write(
     if isinstance(model, PeftModel):
         config = model.peft_config["default"]
         config.base_model_name_or_path, config.revision = _base_of(plan, final)
-        # False: the embeddings are the base's; asking the hub whether they changed is what the
-        # library's own default does
-        model.save_pretrained(staged, state_dict=state, save_embedding_layers=False)
-        (staged / "README.md").unlink(missing_ok=True)  # a model card of blanks
+        save_adapter(model, staged, state)
         if plan.spec.model.kind == "scratch":
             _save_weights(
-                model.get_base_model(), _base_state(model, state), staged / BASE, shard, tokenizer
+                model.get_base_model(), base_weights(model, state), staged / BASE, shard, tokenizer
             )
             tokenizer.save_pretrained(staged / BASE)
         set_stops(model, tokenizer)
@@ -155,18 +156,6 @@ def _save_weights(
         model.save_pretrained(folder, state_dict=state, max_shard_size=shard)
     finally:
         config.use_cache, config.pad_token_id = trained
-
-
-def _base_state(model: PeftModel, state: dict[str, Any] | None) -> dict[str, Any]:
-    """The frozen base's own weights under their own names, out of a model with adapters in it."""
-    prefix = "base_model.model."
-    own: dict[str, Any] = {}
-    for name, weight in (state if state is not None else model.state_dict()).items():
-        if not name.startswith(prefix) or "lora_" in name or ".modules_to_save." in name:
-            continue
-        plain = name.removeprefix(prefix).replace(".base_layer.", ".")
-        own[plain.replace(".original_module.", ".")] = weight
-    return own
 
 
 def _swap(staged: Path, folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset
 
 from llmforge import registry
+from llmforge.build.adapter_start import start_from_data
 from llmforge.build.collate import Collator
 from llmforge.build.errors import building
 from llmforge.build.prepared import Prepared
@@ -57,6 +58,9 @@ def build_parts(plan: Plan, prepared: Prepared) -> Parts:
     with building("collator", plan):
         collator = data_collator(plan, tokenizer)
     train = prepared.training_set()
+    if spec.lora.kind == "eva":
+        with building("lora", plan):
+            start_from_data(plan, model, train, collator)
     sets = list((prepared.report["evaluation"] or {"sets": ()})["sets"])
     return Parts(tokenizer, model, collator, train, prepared.evaluation, sets)
 

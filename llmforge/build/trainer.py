@@ -27,6 +27,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from llmforge import registry
+from llmforge.build.allocation import adapter_callbacks
 from llmforge.build.errors import NonFiniteLoss, building
 from llmforge.build.groups import parameter_groups
 from llmforge.build.loss import HeldOut, set_numbers, token_nll
@@ -249,7 +250,7 @@ def build_trainer(
             train_dataset=parts.train,
             eval_dataset=parts.evaluation,
             processing_class=parts.tokenizer,
-            callbacks=callbacks,
+            callbacks=[*callbacks, *adapter_callbacks(plan)],
             optimizer_cls_and_kwargs=optimizer_choice(plan),
         )
     trainer.sets = parts.sets

@@ -5,47 +5,25 @@ the schedule that the preset brings) as the file says it, each value with the fi
 origin; what the file has no key for stands in the shipped option of the same kind. Faults of the
 file become diagnostics, and the shipped option stands in, so that the rest is still checked.
 
-A file is data: nothing in it is run, and its bounds are checked like those of any other section.
+Values are checked against their bounds later, like those of any other section.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llmforge.compiler.preset_text import Preset, key_faults, read_preset
 from llmforge.compose import Draft, compose
 from llmforge.diagnostics import Diagnostic, near
 from llmforge.origins import Origin, Origins
 
-LARGEST = 1_000_000
-"""Bytes of a preset beyond which it is none."""
-
 Options = tuple[Sequence[str | Path], Path | None]
 """Where options are looked for: the user's folders and the root."""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """One file: what it says, and where."""
-
-    key: str
-    """The setting that named it, such as `optimizer.path`."""
-    where: str
-    values: dict[str, Any]
-    """Without keys that say `null` or "none"."""
-    lines: dict[str, int]
-    chosen_by: str = ""
-    """What named it, in words."""
-
-    def fault(self, message: str, name: str | None = None, hint: str | None = None) -> Diagnostic:
-        """A finding about the file, or about one of its keys."""
-        place = f"{self.where}:{self.lines[name]}" if name in self.lines else self.where
-        return Diagnostic("LF316", f"{place}: {message}", key=self.key, hint=hint)
 
 
 def fill_presets(
@@ -53,56 +31,6 @@ def fill_presets(
 ) -> Draft:
     """The draft with whole sections; itself when no preset file is named."""
     return _fill_optimizer(draft, (config_dirs, root))
-
-
-def read_preset(key: str, path: str) -> Preset | Diagnostic:
-    """A flat JSON object from a file, or why there is none."""
-    empty = Preset(key, path, {}, {})
-    try:
-        with Path(path).open("rb") as file:
-            raw = file.read(LARGEST + 1)
-    except OSError as error:
-        return empty.fault(f"cannot be read ({(error.strerror or str(error)).lower()})")
-    if len(raw) > LARGEST:
-        return empty.fault(f"larger than {LARGEST:,} bytes; a preset is a few lines")
-    try:
-        text = raw.decode("utf-8-sig")
-        pairs = json.loads(text, object_pairs_hook=tuple, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        return empty.fault(f"not JSON ({error})")
-    if not isinstance(pairs, tuple):  # what an object became; a list stays a list
-        return empty.fault("not a JSON object of settings")
-    lines = {name: _line_of(name, text) for name, _ in pairs}
-    values = {name: value for name, value in pairs if value not in (None, "none", "None")}
-    preset = Preset(key, path, values, lines)
-    twice = [name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index])]
-    return preset.fault(f"`{twice[0]}` stands there twice", twice[0]) if twice else preset
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _line_of(name: str, text: str) -> int:
-    found = re.search(rf"{re.escape(json.dumps(name, ensure_ascii=False))}\s*:", text)
-    return text.count("\n", 0, found.start()) + 1 if found else 1
-
-
-def key_faults(preset: Preset, known: Iterable[str], required: Iterable[str]) -> list[Diagnostic]:
-    """Keys that nothing reads and keys that are missing; a misspelt one is told once."""
-    found, meant = [], set()
-    known = list(known)
-    for name in preset.values:
-        if name in known:
-            continue
-        guess = near(name, [other for other in known if other not in preset.values], 1)
-        meant |= set(guess)
-        hint = f"write `{guess[0]}` for `{name}` in {preset.where}" if guess else None
-        found.append(preset.fault(f"unknown key `{name}`", name, hint))
-    missing = [name for name in required if name not in preset.values and name not in meant]
-    return found + [
-        preset.fault(f"no key `{name}`", hint=f"add `{name}` to {preset.where}") for name in missing
-    ]
 
 
 def fill_section(

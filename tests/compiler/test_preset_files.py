@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmforge.compiler.passes import check, compile_plan
-from llmforge.compiler.preset_files import Preset, read_preset
+from llmforge.compiler.preset_text import Preset, read_preset
 
 ADAMW = {
     "optimizer_name": "AdamW",

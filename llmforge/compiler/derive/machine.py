@@ -10,7 +10,7 @@ from llmforge.compiler.context import Context, Derived, Step
 from llmforge.compiler.facts.hardware import probe_hardware
 from llmforge.compiler.facts.isolation import isolates
 from llmforge.compiler.facts.versions import installed_versions
-from llmforge.schema.adapter import Lora
+from llmforge.schema.adapter import NoAdapter
 from llmforge.schema.optim import AdamW
 from llmforge.schema.precision import BitsAndBytes
 from llmforge.schema.run import AutoHardware, Device
@@ -79,7 +79,7 @@ def derive_precision(context: Context) -> Step:
             Derived("precision.compute", compute, why, ("hardware.device", "hardware.bf16"))
         )
     if spec.precision.weights == "auto":
-        frozen = isinstance(spec.lora, Lora) or isinstance(spec.quantization, BitsAndBytes)
+        frozen = not isinstance(spec.lora, NoAdapter) or isinstance(spec.quantization, BitsAndBytes)
         value = compute if frozen else "float32"
         why = (
             "a frozen base needs no more than the compute format"

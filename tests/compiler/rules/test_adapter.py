@@ -118,7 +118,7 @@ class TestTargets:
         ("targets", "refused"), [("role:mlp", True), ("all-linear", False), (["q_proj"], False)]
     )
     def test_roles_need_the_architecture(self, targets, refused, solved):
-        hub = ("model=hub", {"model.id": "example/none"})
+        hub = ("model=hub", "model.id=example/none")
         context = solved(*hub, "lora=small", {"lora.targets": targets})
         assert bool(said(roles_of_unknown_model, context)) is refused
 
@@ -173,7 +173,7 @@ class TestTrainedWhole:
         name = f"vocabulary-{tied}"
         checkpoint(bench / name, vocab_size=1024, tie_word_embeddings=tied)
         context = solved(
-            "model=folder", {"model.path": name}, "tokenizer=train", "lora=small",
+            "model=folder", f"model.path={name}", "tokenizer=train", "lora=small",
             {"lora.modules_to_save": saved},
         )  # fmt: skip
         assert bool(said(new_tokens_frozen, context)) is refused
@@ -254,9 +254,10 @@ class TestStart:
         assert said(start_impossible, solved(*TINY, "lora=small", {"lora.r": 999})) == []
 
 
-class TestAllocation:
-    RUN = {"trainer.epochs": None, "trainer.max_steps": 100}
+RUN = {"trainer.epochs": None, "trainer.max_steps": 100}
 
+
+class TestAllocation:
     @pytest.mark.parametrize(
         ("changes", "hint"),
         [
@@ -270,7 +271,7 @@ class TestAllocation:
         ],
     )
     def test_phases(self, changes, hint, solved):
-        context = solved(*TINY, "lora=adalora", {**self.RUN, **changes})
+        context = solved(*TINY, "lora=adalora", {**RUN, **changes})
         assert hints(adalora_phases, context) == hint
 
 
