@@ -141,6 +141,6 @@ def test_every_code_is_explained(code):
 def test_readers_are_traced_and_not_declared():
     checked = check(["hardware=cpu", "lora=small"])
 
-    assert readers_of("lora.targets", checked) == ["LF601", "lower", "foretell"]
+    assert {"LF601", "lower", "foretell"} <= set(readers_of("lora.targets", checked))
     assert "derive_steps" in readers_of("trainer.epochs", checked)
     assert readers_of("paths.runs", checked) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -279,6 +279,8 @@ OPTIONS = [
     ("optimizer=lion", "schedule=inverse_sqrt", "data=json"),
     ("optimizer=adamw_paged", "schedule=cosine_restarts", "data=json"),
     ("optimizer=adamw_schedule_free", "schedule=polynomial", "data=json"),
+    *(("model=folder", "model.path=tiny", f"lora={kind}", "collator.max_length=40", "data=json")
+      for kind in ("eva", "vera", "adalora", "ia3", "prompt", "prefix")),
 ]  # fmt: skip
 
 
@@ -296,7 +298,7 @@ CANDIDATES = [
     "float32", "bfloat16", "none", "all_only", "lora_only", "minimize", "maximize", "cuda", "cpu",
     "nf4", "fp4", "a/b", ["x"], ["y"], [0.5, 0.5], 1, 2, "train", "drop", "best_fit", "first",
     "paragraph", {"human": "user"}, {"one": 1.0, "two": 2.0},
-    "original", [1, 2, 3], "steps", "linear", "10%",
+    "original", [1, 2, 3], "steps", "linear", "10%", "gaussian",
 ]  # fmt: skip
 
 
@@ -314,7 +316,7 @@ def fields(settings: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             elif name == "sources":
                 for key, source in value.items():
                     yield from below(source, (*path, name, key))
-            elif name != "kind" and value != "mixed":
+            elif len(get_args(type(part).model_fields[name].annotation)) != 1:
                 yield (*path, name)
 
     yield from below(spec, ())

@@ -194,6 +194,11 @@ CHATS = [
 """Sixteen one-question chats."""
 
 
+def all_completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Every section with all fields of its kind."""
+    return {section: completed(section, given) for section, given in settings.items()}
+
+
 def completed(section: str, given: Any) -> Any:
     """A section with the fields of its kind alone; what is not given is as shipped."""
     kind = given.get("kind") if isinstance(given, dict) else None
@@ -222,7 +227,7 @@ def plan_by_hand(changes: dict[str, Any]) -> Plan:
         for part in parents:
             here = here[part]
         here[name] = value
-    settings = {section: completed(section, given) for section, given in settings.items()}
+    settings = all_completed(settings)
     facts, found = look_at(parse_or_fail(settings).data, Path(settings["paths"]["cache"]))
     assert facts is not None, [finding.message for finding in found]
     if settings["data"]["shape"] == "auto":
@@ -443,7 +448,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, llama_like: Path) -> Ca
             model = SETTINGS["model"] | {"family": family}
             if family not in ("llama", "mistral", "qwen2", "qwen3", "gemma"):
                 model["kv_heads"] = model["heads"]
-            spec = parse_or_fail(SETTINGS | {"model": model}).model
+            spec = parse_or_fail(all_completed(SETTINGS | {"model": model})).model
             tokenizer = AutoTokenizer.from_pretrained(llama_like)
             config = AutoConfig.for_model(**config_of(spec, 288))
             config.bos_token_id, config.eos_token_id = 1, 2

@@ -7,6 +7,7 @@ everything else is computed from what the plan then holds.
 from __future__ import annotations
 
 from llmforge.compiler.context import Context, Derived, Step
+from llmforge.compiler.facts.families.base import ATTENTIONS
 from llmforge.compiler.facts.hardware import probe_hardware
 from llmforge.compiler.facts.isolation import isolates
 from llmforge.compiler.facts.versions import installed_versions
@@ -14,9 +15,6 @@ from llmforge.schema.adapter import NoAdapter
 from llmforge.schema.optim import AdamW
 from llmforge.schema.precision import BitsAndBytes
 from llmforge.schema.run import AutoHardware, Device
-
-# families whose transformers implementation has no scaled-dot-product path
-_EAGER_ONLY = ("gpt_neo",)
 
 _CHECKPOINTING_FROM = 3_000_000_000
 """Parameters above which activations, not weights, fill a device first."""
@@ -103,14 +101,17 @@ def derive_attention(context: Context) -> Step:
     if spec.model.attention != "auto":
         return Step()
     reads = ("hardware.device", "precision.compute", "model", "collator.packing")
-    family = context.facts.model_config.get("model_type")
+    family, model = context.facts.model_config.get("model_type"), context.facts.model
+    runs_with = model.attentions if model is not None else ATTENTIONS
     cuda = hardware(context).device == "cuda"
     half = spec.precision.compute != "float32"
     packed = spec.collator.packing != "none"
-    if family in _EAGER_ONLY:
+    if "sdpa" not in runs_with:
         value, why = "eager", f"transformers' {family} has no fused attention"
     elif packed and not isolates(str(family), "flash_attention_2", context.facts.versions).ok:
         value, why = "sdpa", "packed samples would see each other with flash attention"
+    elif "flash_attention_2" not in runs_with:
+        value, why = "sdpa", f"transformers' {family} has no flash attention"
     elif hardware(context).bf16 and cuda and half and context.facts.has("flash-attn"):
         # its kernels need the GPU generation that brought bfloat16
         value, why = "flash_attention_2", "flash-attn is installed and the compute format is 16-bit"

@@ -137,12 +137,21 @@ def bfloat16_missing(context: Context) -> Iterator[Diagnostic]:
 @rule("LF306", "attention that cannot run here")
 def attention_impossible(context: Context) -> Iterator[Diagnostic]:
     """FlashAttention-2 needs a CUDA GPU from compute capability 8.0 and a 16-bit compute format;
-    PyTorch's flex attention trains on a CUDA GPU only.
+    PyTorch's flex attention trains on a CUDA GPU only. Some models have fewer implementations.
 
     PyTorch's own fused attention (`sdpa`) runs everywhere.
     """
     attention, machine = context.spec.model.attention, hardware(context)
-    why = None
+    model, why = context.facts.model, None
+    if model is not None and attention not in (*model.attentions, "auto"):
+        yield Diagnostic(
+            "LF306",
+            f"{attention} attention, which transformers' {model.family} does not have",
+            key="model.attention",
+            notes=(f"it has {', '.join(model.attentions)}",),
+            hint="model.attention=auto",
+        )
+        return
     if attention == "flex_attention":
         why = "without CUDA" if machine.device != "cuda" else None
     elif attention != "flash_attention_2":
