@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from hashlib import sha256
 
-from llmforge.compiler.facts import digests
+from llmforge import digests
 from llmforge.digests import file_digest, remember, remembered
 
 

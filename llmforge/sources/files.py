@@ -52,10 +52,14 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
 )
 
 
+_OTHER_TYPE = re.compile(r"(?i)true|false|null|nan|[+-]?inf|[+-]?[\d._]+(e[+-]?[\d_]+)?")
+"""Words that Hydra takes for something else than text."""
+
+
 def override(key: str, value: str | Path) -> str:
     """`key=value` as it is pasted into a shell, quoted for the shell and for Hydra where needed."""
     text = str(value)
-    if re.fullmatch(r"[A-Za-z0-9_./*?@%+:-]+", text):
+    if re.fullmatch(r"[A-Za-z0-9_./*?@%+:-]+", text) and not _OTHER_TYPE.fullmatch(text):
         return f"{key}={text}"
     # Hydra takes a backslash as it is, unless a quote comes next
     escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + (found[2] and '\\"'), text)

@@ -54,7 +54,7 @@ def test_every_leaf_of_a_source_has_an_origin():
         assert draft.origins.chain(key), key
     shipped = draft.origins.chain("data.sources.one.fields.completion")[-1]
     own = draft.origins.chain("data.sources.one.fields.prompt")[-1]
-    assert "_rows.yaml" in shipped.where
+    assert "_source.yaml" in shipped.where
     assert own.kind == "override"
 
 

@@ -340,10 +340,3 @@ def test_trainable_parameters_are_those_of_peft(family, lora, compiled):
     model = get_peft_model(built(plan), LoraConfig(**plan.lowered["lora_config"]))
 
     assert model.get_nb_trainable_parameters()[0] == plan.estimate["trainable_parameters"]
-
-
-@pytest.mark.parametrize("override", ["lora.bias=all", "lora.modules_to_save=[lm_head]"])
-def test_what_only_the_build_knows_is_not_foretold(override, compiled):
-    plan = compiled("hardware=cpu", "lora=small", override)
-
-    assert plan.estimate["trainable_parameters"] is None

@@ -13,6 +13,7 @@ from llmforge.plan import Plan
 
 TINY = (
     "name=tiny",
+    "data.max_cut_tokens=null",
     "model.layers=1",
     "model.hidden=16",
     "model.intermediate=32",

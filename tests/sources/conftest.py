@@ -16,7 +16,7 @@ from llmforge.schema.data import SOURCES, Source
 @pytest.fixture(scope="session")
 def source() -> Callable[..., Source]:
     """`source(select=['a == 1'], fields={"prompt": "question"})`: a JSONL source of a mix."""
-    shipped: Any = OmegaConf.to_container(OmegaConf.load(config_root() / "data" / "_rows.yaml"))
+    shipped: Any = OmegaConf.to_container(OmegaConf.load(config_root() / "data" / "_source.yaml"))
 
     def make(kind: str = "jsonl", **changes: Any) -> Source:
         spec = SOURCES[kind]

@@ -97,11 +97,13 @@ def test_rows_in_are_rows_used_and_rejected_by_reason(prepared):
 def test_packing_is_told_with_its_padding(prepared):
     _, data = prepared(ROWS, {"collator.packing": "best_fit"})
     packing, train = data.report["packing"], data.report["train"]
+    padding = packing["packs"] * 64 - train["tokens"]
+    told = {"tokens": padding, "share": 0.25, "batches": "packed rows"}
 
-    text = shown(tell(data.report))
+    text = shown(tell({**data.report, "padding": told}))
 
     assert f"{packing['packs']:,} rows of 64 tokens, {packing['efficiency']:.2%} full" in text
-    assert f"{packing['packs'] * 64 - train['tokens']:,} tokens of padding" in text
+    assert f"{padding:,} of an epoch's places (25.0%) hold no token, in packed rows" in text
     assert packing["efficiency"] == pytest.approx(train["tokens"] / (packing["packs"] * 64))
     assert packing["fewest_possible"] <= packing["packs"] == len(data.training_set())
 

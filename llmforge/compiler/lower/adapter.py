@@ -5,6 +5,7 @@ In: a solved context. Out: keyword -> value and its source. Roles of targets bec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -97,7 +98,8 @@ def _vera(context: Context, found: Vera) -> Lowered:
 def _adalora(context: Context, found: AdaLora) -> Lowered:
     steps = context.facts.steps
     # PEFT adds its term in every forward pass, the Trainer sums over passes and processes
-    passes = int(context.spec.trainer.accumulation) * int(context.spec.launch.processes)
+    accumulation, processes = context.spec.trainer.accumulation, context.spec.launch.processes
+    passes = math.prod(n for n in (accumulation, processes) if isinstance(n, int))
     return {
         "init_r": (found.initial_r, "lora.initial_r"),
         "target_r": (found.target_r, "lora.target_r"),
