@@ -298,7 +298,7 @@ CANDIDATES = [
     "float32", "bfloat16", "none", "all_only", "lora_only", "minimize", "maximize", "cuda", "cpu",
     "nf4", "fp4", "a/b", ["x"], ["y"], [0.5, 0.5], 1, 2, "train", "drop", "best_fit", "first",
     "paragraph", {"human": "user"}, {"one": 1.0, "two": 2.0},
-    "original", [1, 2, 3], "steps", "linear", "10%", "gaussian", "vocabulary", "zero",
+    "original", [1, 2, 3], "steps", "linear", "10%", "gaussian", "vocabulary", "zero", "uniform",
 ]  # fmt: skip
 
 
