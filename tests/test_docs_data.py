@@ -77,12 +77,12 @@ def plugins_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
             del sys.modules[name]
 
 
-@pytest.mark.usefixtures("plugins_of_its_own", "work", "everything_installed")
 @pytest.fixture(autouse=True)
 def no_plugins_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmforge.plugins._loaded", {})
 
 
+@pytest.mark.usefixtures("plugins_of_its_own", "work", "everything_installed")
 def test_every_command_of_the_page(
     llmforge: Callable[[str], Any], checkpoint: Callable[..., Path]
 ) -> None:
