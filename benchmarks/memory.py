@@ -1,0 +1,376 @@
+"""Foretold against measured GPU memory: real shapes, random weights, llmforge's own trainer.
+
+    python benchmarks/memory.py                      every case, one process each
+    python benchmarks/memory.py --only 8b --parallel 3
+    python benchmarks/memory.py --case NAME          one case, in this process, as JSON
+
+In: the cases below, each a name and overrides. Out: a table of the plan's prediction, the measured
+`torch.cuda.max_memory_allocated`, and the error; `--out FILE` keeps the JSON. A case that runs out
+of memory is a row too. Weights are drawn on the GPU, since drawing eight billion numbers on a CPU
+takes longer than the steps that are measured; adapter, collator, trainer and optimizer are built
+from the plan as `llmforge train` builds them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+GIB = 2**30
+ONE, EIGHT = "model=llama3_2_1b", "model=llama3_8b"
+FULL = ("lora=none",)
+LORA = ("lora=small", "lora.r=16", "lora.dropout=0")
+FOUR, INT8 = ("quantization=4bit", *LORA), ("quantization=8bit", *LORA)
+HALF = "precision.weights=bfloat16"
+ON, OFF = "trainer.gradient_checkpointing=true", "trainer.gradient_checkpointing=false"
+PACKED = "collator=packed"
+
+
+def _case(model: str, how: tuple[str, ...], rows: int, length: int, *more: str) -> tuple[str, ...]:
+    batch = (f"trainer.micro_batch={rows}", f"collator.max_length={length}")
+    return (model, *how, *batch, *more)
+
+
+CASES: dict[str, tuple[str, ...]] = {
+    # every weight trained: float32 masters under bfloat16 arithmetic
+    "1b_full_512": _case(ONE, FULL, 8, 512, OFF),
+    "1b_full_2048": _case(ONE, FULL, 4, 2048, OFF),
+    "1b_full_2048_ckpt": _case(ONE, FULL, 4, 2048, ON),
+    "1b_full_8192_ckpt": _case(ONE, FULL, 1, 8192, ON),
+    "1b_full_8192": _case(ONE, FULL, 1, 8192, OFF),
+    "1b_full_2048_accumulated": _case(ONE, FULL, 2, 2048, OFF, "trainer.accumulation=2"),
+    "1b_full_2048_packed": _case(ONE, FULL, 4, 2048, OFF, PACKED),
+    "1b_full_half_2048": _case(ONE, FULL, 4, 2048, OFF, HALF),
+    "1b_full_half_512_ckpt": _case(ONE, FULL, 2, 512, ON, HALF),
+    "1b_full_8bit_adamw": _case(ONE, FULL, 1, 512, ON, HALF, "optimizer=adamw_8bit"),
+    "1b_full_float32": _case(ONE, FULL, 1, 1024, OFF, "precision=float32"),
+    "1b_full_adafactor": _case(ONE, FULL, 1, 512, ON, "optimizer=adafactor"),
+    "8b_full_half_8bit_adamw": _case(EIGHT, FULL, 1, 2048, ON, HALF, "optimizer=adamw_8bit"),
+    # LoRA on every linear module
+    "1b_lora_512": _case(ONE, LORA, 8, 512, OFF),
+    "1b_lora_8192": _case(ONE, LORA, 2, 8192, OFF),
+    "1b_lora_8192_ckpt": _case(ONE, LORA, 2, 8192, ON),
+    "8b_lora_512": _case(EIGHT, LORA, 8, 512, OFF),
+    "8b_lora_2048": _case(EIGHT, LORA, 2, 2048, OFF),
+    "8b_lora_2048_dropout": _case(EIGHT, LORA, 2, 2048, OFF, "lora.dropout=0.1"),
+    "8b_lora_2048_ckpt": _case(EIGHT, LORA, 8, 2048, ON),
+    "8b_lora_8192": _case(EIGHT, LORA, 1, 8192, OFF),
+    "8b_lora_8192_ckpt": _case(EIGHT, LORA, 2, 8192, ON),
+    "8b_lora_4096_packed": _case(EIGHT, LORA, 2, 4096, OFF, PACKED),
+    "8b_lora_4096_packed_ckpt": _case(EIGHT, LORA, 4, 4096, ON, PACKED),
+    "8b_lora_2048_neftune": _case(EIGHT, LORA, 2, 2048, ON, "trainer.neftune_alpha=5"),
+    "8b_dora_2048_ckpt": _case(EIGHT, (*LORA, "lora.dora=true"), 2, 2048, ON),
+    # LoRA over 4-bit and 8-bit bases
+    "1b_4bit_2048": _case(ONE, FOUR, 4, 2048, OFF),
+    "8b_4bit_512_ckpt": _case(EIGHT, FOUR, 8, 512, ON),
+    "8b_4bit_2048": _case(EIGHT, FOUR, 2, 2048, OFF),
+    "8b_4bit_2048_ckpt": _case(EIGHT, FOUR, 2, 2048, ON),
+    "8b_4bit_8192_ckpt": _case(EIGHT, FOUR, 1, 8192, ON),
+    "8b_4bit_4096_packed_ckpt": _case(EIGHT, FOUR, 2, 4096, ON, PACKED),
+    "1b_8bit_2048": _case(ONE, INT8, 4, 2048, OFF),
+    "8b_8bit_2048": _case(EIGHT, INT8, 1, 2048, OFF),
+    "8b_8bit_2048_ckpt": _case(EIGHT, INT8, 2, 2048, ON),
+    # other families
+    "gemma2_2b_lora_1024": _case("model=gemma2_2b", LORA, 2, 1024, OFF),
+    "qwen2_5_1_5b_lora_2048": _case("model=qwen2_5_1_5b", LORA, 4, 2048, OFF),
+    "pythia_1b_full_2048": _case("model=pythia_1b", FULL, 4, 2048, OFF),
+    "opt_1_3b_lora_2048": _case("model=opt_1_3b", LORA, 4, 2048, OFF),
+    "gpt_neo_1_3b_lora_1024": _case("model=gpt_neo_1_3b", LORA, 4, 1024, OFF),
+}
+
+COMMON = (
+    "tracking=none",
+    "trainer.epochs=null",
+    "trainer.max_steps=3",
+    "trainer.global_batch=auto",
+    "trainer.group_by_length=false",
+    "evaluation=end",
+    "evaluation.samples=0",
+    "evaluation.exact_match_rows=0",
+    "checkpoint.every=null",
+)
+
+
+def measure(name: str, device: str = "h200") -> dict[str, Any]:
+    """Run one case in this process."""
+    import torch
+
+    from llmforge.compiler.passes import compile_plan
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder, "rows.jsonl")
+        rows.write_text('{"text": "a row that only makes the plan compile"}\n' * 64)
+        data = ("data=jsonl", f"data.train={rows}", "data.eval_fraction=0.5")
+        overrides = (*CASES[name], *data, *COMMON, f"paths.runs={folder}", f"hardware={device}")
+        before = time.perf_counter()
+        plan = compile_plan([o for o in overrides if o])
+        compiled = time.perf_counter() - before
+        found = _train(plan, Path(folder), torch)
+    found["plan_seconds"] = round(compiled, 2)
+    found["predicted"] = plan.estimate.get("memory")
+    return {"case": name, **found}
+
+
+def _train(plan: Any, folder: Path, torch: Any) -> dict[str, Any]:
+    from llmforge import registry
+    from llmforge.build.parts import Parts, data_collator
+    from llmforge.build.trainer import build_trainer
+
+    marks = Marks(torch)
+    found: dict[str, Any] = {"device": torch.cuda.get_device_name() if marks.gpu else "cpu"}
+    try:
+        with marks.during("load"):
+            model = _model(plan, torch)
+        adapter = registry.component("lora", plan.spec.lora.kind)
+        if adapter.builder is not None:
+            with marks.during("adapter"):
+                model = adapter.load_builder()(plan, model)
+        samples = _samples(plan, torch)
+        collator = data_collator(plan, _Padding())
+        parts = Parts(None, model, collator, samples, samples[: len(samples) // 2], [])
+        trainer = build_trainer(plan, parts, folder, [])
+        marks.watch(trainer)
+        trainer.train()
+        with marks.during("evaluation"):
+            trainer.evaluate()
+    except torch.OutOfMemoryError as error:
+        found["out_of_memory"] = str(error).partition(".")[0]
+    return {**found, **marks.result()}
+
+
+class _Padding:
+    pad_token_id = 0
+
+
+class Marks:
+    """Highest allocated and then held memory of each part of a step, in bytes."""
+
+    def __init__(self, torch: Any) -> None:
+        self._torch, self.gpu = torch, torch.cuda.is_available()
+        self.peak: dict[str, int] = {}
+        self.after: dict[str, int] = {}
+        self._reserved = 0
+
+    def during(self, name: str) -> Any:
+        marks = self
+
+        class Part:
+            def __enter__(self) -> None:
+                if marks.gpu:
+                    marks._torch.cuda.synchronize()
+                    marks._torch.cuda.reset_peak_memory_stats()
+
+            def __exit__(self, *_: object) -> None:
+                if marks.gpu:
+                    cuda = marks._torch.cuda
+                    cuda.synchronize()
+                    marks.peak[name] = max(marks.peak.get(name, 0), cuda.max_memory_allocated())
+                    marks.after[name] = cuda.memory_allocated()
+                    marks._reserved = max(marks._reserved, cuda.max_memory_reserved())
+
+        return Part()
+
+    def watch(self, trainer: Any) -> None:
+        """Mark forward, backward and optimizer step of a trainer."""
+        for owner, method, name in (
+            (trainer, "compute_loss", "forward"),
+            (trainer.accelerator, "backward", "backward"),
+        ):
+            setattr(owner, method, self._marked(getattr(owner, method), name))
+        create = trainer.create_optimizer
+
+        def created(*args: Any) -> Any:
+            optimizer = create(*args)
+            optimizer.step = self._marked(optimizer.step, "optimizer")
+            return optimizer
+
+        trainer.create_optimizer = created
+
+    def _marked(self, function: Any, name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.during(name):
+                return function(*args, **kwargs)
+
+        # the scheduler asks the optimizer's method what it is bound to
+        if hasattr(function, "__func__"):
+            call.__func__, call.__self__ = function.__func__, function.__self__  # type: ignore[attr-defined]
+        return call
+
+    def result(self) -> dict[str, Any]:
+        parts = ("forward", "backward", "optimizer")
+        step = max((self.peak.get(part, 0) for part in parts), default=0)
+        return {"peak": self.peak, "after": self.after, "step": step, "reserved": self._reserved}
+
+
+def _samples(plan: Any, torch: Any) -> list[dict[str, Any]]:
+    import numpy as np
+
+    trainer, length = plan.settings["trainer"], plan.settings["collator"]["max_length"]
+    count = trainer["global_batch"] * trainer["max_steps"]
+    generator = np.random.default_rng(0)
+    packed = plan.settings["collator"]["packing"] != "none"
+    samples = []
+    for _ in range(max(count, 2 * plan.settings["evaluation"]["micro_batch"])):
+        ids = generator.integers(1, plan.facts["model"]["vocabulary"], length, dtype=np.int32)
+        sample = {"input_ids": ids, "labels": ids}
+        if packed:
+            sample["segments"] = [length // 4] * 3 + [length - 3 * (length // 4)]
+        samples.append(sample)
+    return samples
+
+
+def _model(plan: Any, torch: Any) -> Any:
+    """The plan's model with random weights, drawn where it will be trained."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from llmforge.build.model import dtype_of
+
+    shape = dict(plan.settings["model"]["shape"])
+    config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    lowered, quantization = plan.lowered["model"], plan.lowered.get("quantization_config")
+    dtype = dtype_of(lowered["dtype"])
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=lowered["attn_implementation"]
+        )
+    if quantization is not None:
+        model = _quantized(model, quantization, device, dtype, torch)
+    own = {id(module) for module in model.modules() if not _is_quantized(module)}
+    for module in model.modules():
+        if id(module) not in own:
+            continue
+        for key, value in list(module._parameters.items()):
+            if value is not None and value.is_meta:
+                drawn = torch.empty_like(value, device=device).normal_(std=0.02)
+                module._parameters[key] = torch.nn.Parameter(drawn)
+    model.tie_weights()
+    for module in model.modules():  # buffers that the config decides, such as rotary frequencies
+        for key, value in list(module._buffers.items()):
+            if value is not None and value.is_meta:
+                module._buffers[key] = torch.ones_like(value, device=device)
+    return model
+
+
+def _is_quantized(module: Any) -> bool:
+    return type(module).__module__.startswith("bitsandbytes")
+
+
+def _quantized(
+    model: Any, quantization: dict[str, Any], device: str, dtype: Any, torch: Any
+) -> Any:
+    """bitsandbytes modules with random weights in place of the linear ones but the head."""
+    import bitsandbytes as bnb
+
+    four = quantization.get("load_in_4bit")
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, torch.nn.Linear) or name.endswith("lm_head"):
+            continue
+        bias = module.bias is not None
+        weight = torch.empty(module.weight.shape, dtype=dtype).fill_(0.01)
+        if four:
+            made = bnb.nn.Linear4bit(
+                module.in_features,
+                module.out_features,
+                bias,
+                compute_dtype=getattr(torch, quantization["bnb_4bit_compute_dtype"]),
+                compress_statistics=quantization["bnb_4bit_use_double_quant"],
+                quant_type=quantization["bnb_4bit_quant_type"],
+                device="meta",
+            )
+            made.weight = bnb.nn.Params4bit(
+                weight,
+                requires_grad=False,
+                compress_statistics=quantization["bnb_4bit_use_double_quant"],
+                quant_type=quantization["bnb_4bit_quant_type"],
+                module=made,
+            ).to(device)
+        else:
+            made = bnb.nn.Linear8bitLt(
+                module.in_features,
+                module.out_features,
+                bias,
+                has_fp16_weights=bool(quantization["llm_int8_has_fp16_weight"]),
+                threshold=quantization["llm_int8_threshold"],
+                device="meta",
+            )
+            made.weight = bnb.nn.Int8Params(
+                weight, requires_grad=False, has_fp16_weights=made.state.has_fp16_weights
+            ).to(device)
+        if bias:
+            made.bias = torch.nn.Parameter(torch.zeros(module.out_features, dtype=dtype, device=device))
+        model.set_submodule(name, made)
+    setattr(model, "is_loaded_in_4bit" if four else "is_loaded_in_8bit", True)
+    return model
+
+
+# the table
+
+
+def _run(name: str, device: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--case", name, "--device", device]
+    environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    for line in reversed(done.stdout.splitlines()):
+        if line.startswith("{"):
+            found: dict[str, Any] = json.loads(line)
+            return found
+    return {"case": name, "failed": (done.stderr or done.stdout)[-3000:]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--case", choices=list(CASES))
+    parser.add_argument("--only", default="", help="cases whose names this pattern finds")
+    parser.add_argument("--skip", default="^$", help="but not those")
+    parser.add_argument("--parallel", type=int, default=1, help="cases at once on the one GPU")
+    parser.add_argument("--device", default="h200", help="option of the group `hardware`")
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    if asked.case:
+        print(json.dumps(measure(asked.case, asked.device)))
+        return
+    names = [n for n in CASES if re.search(asked.only, n) and not re.search(asked.skip, n)]
+    results: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(asked.parallel) as pool:
+        for found in pool.map(lambda name: _run(name, asked.device), names):
+            results.append(found)
+            print(_row(found), flush=True)
+            if asked.out:
+                asked.out.write_text(json.dumps(results, indent=1))
+    errors = [abs(error) for found in results if (error := _error(found)) is not None]
+    if errors:
+        print(f"\nmedian error {statistics.median(errors):.1%}, largest {max(errors):.1%}")
+
+
+def _error(found: dict[str, Any]) -> float | None:
+    predicted = (found.get("predicted") or {}).get("peak_bytes")
+    if not predicted or not found.get("step") or "out_of_memory" in found:
+        return None
+    return float(predicted / max(found["step"], found["peak"].get("evaluation", 0)) - 1)
+
+
+def _row(found: dict[str, Any]) -> str:
+    if "failed" in found:
+        return f"| {found['case']} | failed | {found['failed'].splitlines()[-1:]} |"
+    predicted = (found.get("predicted") or {}).get("peak_bytes", 0)
+    error, told = _error(found), found.get("out_of_memory", "")
+    measured = max(found["step"], found["peak"].get("evaluation", 0))
+    return (
+        f"| {found['case']} | {predicted / GIB:.2f} | {measured / GIB:.2f} | "
+        f"{'' if error is None else f'{error:+.1%}'} | {told} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

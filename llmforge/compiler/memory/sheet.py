@@ -1,0 +1,200 @@
+"""The memory sheet: what each phase of a run takes on one device, and whether it fits.
+
+In: facts of a model and solved settings. Out: `Sheet`. What is foretold is the most that PyTorch's
+allocator holds at once (`torch.cuda.max_memory_allocated`); what lies outside of it (the CUDA
+context, the gaps between blocks) is counted apart. A row is taken to be as long as
+`collator.max_length`: the configured shape is budgeted, not the rows seen so far.
+
+The step has several moments, the largest of which is the phase: the loss, its backward pass, that
+of the last and of the first layer, the end with all gradients, and the optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmforge.compiler.facts.families import ModelFacts
+from llmforge.compiler.memory.activations import Activations, ForwardPass, activations
+from llmforge.compiler.memory.loss import LossMemory, loss_memory
+from llmforge.compiler.memory.static import BYTES, Static, static_memory
+from llmforge.schema import RunSpec
+from llmforge.schema.adapter import PromptTuning
+from llmforge.schema.run import Device
+
+WORKSPACE = 68 * 2**20
+"""cuBLAS' own buffers, which it takes from the same allocator."""
+
+CUDA_CONTEXT = 640 * 2**20
+"""Driver, kernels and libraries, outside the allocator."""
+PROCESS = 900 * 2**20
+"""A CPU run: interpreter and libraries."""
+
+SLACK = 0.03
+"""Share of the peak that gaps between blocks cost when memory runs short: the allocator then gives
+unused blocks back, and what is left is rounding and pieces that fit nothing."""
+
+Terms = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Bytes of one device."""
+
+    phases: Mapping[str, Terms]
+    """Phase -> named terms of its largest moment: `load`, `step`, `evaluation`, `save`."""
+    moment: str
+    """Which moment of the step is the largest."""
+    host: Mapping[str, int]
+    """Main memory taken by shards and states that are kept there."""
+    outside: int
+    """Outside the allocator."""
+    slack: int
+    available: int
+    """Memory of the device."""
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Bytes of each phase."""
+        return {name: sum(terms.values()) for name, terms in self.phases.items()}
+
+    @property
+    def peak_phase(self) -> str:
+        totals = self.totals
+        return max(totals, key=totals.__getitem__)
+
+    @property
+    def peak(self) -> int:
+        """The most allocated at once, over all phases."""
+        return max(self.totals.values())
+
+    @property
+    def needed(self) -> int:
+        """Everything the device must have."""
+        return self.peak + self.outside + self.slack
+
+    @property
+    def fits(self) -> bool:
+        return self.needed <= self.available
+
+
+def memory_sheet(
+    model: ModelFacts, spec: RunSpec, config: Mapping[str, Any] | None = None
+) -> Sheet | None:
+    """The sheet of solved settings; None where a size is known to the build alone.
+
+    Args:
+        model: facts.
+        spec: `trainer.micro_batch`, `trainer.gradient_checkpointing`, `collator.max_length`,
+            formats and kernels are numbers and names, not `auto`.
+        config: the model's `config.json`.
+    """
+    machine = spec.hardware
+    if not isinstance(machine, Device):
+        return None
+    static = static_memory(model, spec, config)
+    if static is None:
+        return None
+    asked = forward_pass(spec, machine.device)
+    kept = activations(model, asked, config)
+    evaluated = spec.evaluation.micro_batch
+    evaluation_rows = evaluated if isinstance(evaluated, int) else 2 * asked.rows
+    loss = loss_memory(model, spec, asked.rows, asked.length, evaluation_rows)
+    workspace = WORKSPACE if machine.device == "cuda" else 0
+    always = {**static.held, "workspace": workspace}
+    moment, step = _step(model, spec, asked, static, always, kept, loss)
+    phases = {
+        "load": {"loading": static.load},
+        "step": step,
+        "evaluation": {**always, "logits_and_loss": loss.evaluation},
+        "save": always,
+    }
+    phases = {name: {k: v for k, v in terms.items() if v} for name, terms in phases.items()}
+    peak = max(sum(terms.values()) for terms in phases.values())
+    return Sheet(
+        phases=phases,
+        moment=moment,
+        host=static.host,
+        outside=CUDA_CONTEXT if machine.device == "cuda" else PROCESS,
+        slack=round(SLACK * peak),
+        available=round(machine.memory_gib * 2**30),
+    )
+
+
+def forward_pass(spec: RunSpec, device: str) -> ForwardPass:
+    """The training pass that solved settings ask for."""
+    precision = spec.precision
+    weights, packed = str(precision.weights), spec.collator.packing != "none"
+    flash = "flash" in str(spec.model.attention)
+    rows, length = int(spec.trainer.micro_batch), int(spec.collator.max_length)
+    return ForwardPass(
+        # flash attention is handed all packs as one row
+        rows=1 if packed and flash else rows,
+        length=rows * length if packed and flash else length,
+        compute=str(precision.compute),
+        weights=weights,
+        attention=str(spec.model.attention),
+        # rows as long as the longest have no padding, and transformers then makes no mask
+        masked=packed and not flash,
+        checkpointing=bool(spec.trainer.gradient_checkpointing),
+        adapter=spec.lora,
+        quantization=spec.quantization,
+        device=device,
+        norms="float32" if precision.norms == "float32" else weights,
+        embeddings="float32" if precision.embeddings == "float32" else weights,
+        trained=weights if precision.adapter == "weights" else "float32",
+    )
+
+
+def _step(
+    model: ModelFacts,
+    spec: RunSpec,
+    asked: ForwardPass,
+    static: Static,
+    always: Terms,
+    kept: Activations,
+    loss: LossMemory,
+) -> tuple[str, Terms]:
+    """The largest moment of an optimizer step, and its terms."""
+    earlier = static.gradients if int(spec.trainer.accumulation) > 1 else 0
+    passed = {
+        **always,
+        "gradients": earlier,
+        "activations": kept.layers + kept.outside,
+        "weight_casts": kept.weight_casts,
+    }
+    scratch = _layer_scratch(model, asked)
+    recomputed = kept.one_layer + kept.one_layer_casts if asked.checkpointing else 0
+    ended = {**always, "gradients": static.gradients}
+    casts = max(kept.forward_casts, kept.weight_casts)
+    moments = {
+        "loss": {**passed, "weight_casts": casts, "logits_and_loss": loss.forward},
+        "backward pass of the loss": {**passed, "logits_and_loss": loss.backward},
+        "backward pass of a layer": {
+            **passed,
+            "recomputed_layer": recomputed,
+            "scratch": scratch,
+        },
+        "backward pass of the first layer": {
+            **ended,
+            "activations": kept.outside,
+            "recomputed_layer": kept.one_layer + kept.one_layer_casts,
+            "scratch": scratch,
+        },
+        # two gradients of one table wait to be added, and their sum is a third
+        "end of the backward pass": {**ended, "tied_gradients": 2 * static.table_gradient},
+        "optimizer": {**ended, "scratch": static.optimizer_scratch},
+    }
+    name = max(moments, key=lambda name: sum(moments[name].values()))
+    return name, moments[name]
+
+
+def _layer_scratch(model: ModelFacts, asked: ForwardPass) -> int:
+    """Gradients that exist at once inside a layer: those of the feed-forward layer's three parts,
+    and of the residual stream; bytes."""
+    tokens = asked.rows * asked.length
+    if isinstance(asked.adapter, PromptTuning):
+        tokens += asked.rows * asked.adapter.tokens
+    size = BYTES[asked.compute]
+    return tokens * size * (3 * model.intermediate + 2 * model.hidden)
