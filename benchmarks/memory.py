@@ -32,6 +32,7 @@ FULL = ("lora=none",)
 LORA = ("lora=small", "lora.r=16", "lora.dropout=0")
 FOUR, INT8 = ("quantization=4bit", *LORA), ("quantization=8bit", *LORA)
 HALF = "precision.weights=bfloat16"
+WHOLE, CHUNKED, LIGER = (f"trainer.loss_kernel={kind}" for kind in ("full", "chunked", "liger"))
 ON, OFF = "trainer.gradient_checkpointing=true", "trainer.gradient_checkpointing=false"
 PACKED = "collator=packed"
 
@@ -43,50 +44,65 @@ def _case(model: str, how: tuple[str, ...], rows: int, length: int, *more: str) 
 
 CASES: dict[str, tuple[str, ...]] = {
     # every weight trained: float32 masters under bfloat16 arithmetic
-    "1b_full_512": _case(ONE, FULL, 8, 512, OFF),
-    "1b_full_2048": _case(ONE, FULL, 4, 2048, OFF),
-    "1b_full_2048_ckpt": _case(ONE, FULL, 4, 2048, ON),
-    "1b_full_8192_ckpt": _case(ONE, FULL, 1, 8192, ON),
-    "1b_full_8192": _case(ONE, FULL, 1, 8192, OFF),
-    "1b_full_2048_accumulated": _case(ONE, FULL, 2, 2048, OFF, "trainer.accumulation=2"),
-    "1b_full_2048_packed": _case(ONE, FULL, 4, 2048, OFF, PACKED),
-    "1b_full_half_2048": _case(ONE, FULL, 4, 2048, OFF, HALF),
-    "1b_full_half_512_ckpt": _case(ONE, FULL, 2, 512, ON, HALF),
-    "1b_full_8bit_adamw": _case(ONE, FULL, 1, 512, ON, HALF, "optimizer=adamw_8bit"),
-    "1b_full_float32": _case(ONE, FULL, 1, 1024, OFF, "precision=float32"),
-    "1b_full_adafactor": _case(ONE, FULL, 1, 512, ON, "optimizer=adafactor"),
+    "1b_full_512": _case(ONE, FULL, 8, 512, OFF, WHOLE),
+    "1b_full_2048": _case(ONE, FULL, 4, 2048, OFF, CHUNKED),
+    "1b_full_2048_liger": _case(ONE, FULL, 4, 2048, OFF, LIGER),
+    "1b_full_2048_whole_ckpt": _case(ONE, FULL, 4, 2048, ON, WHOLE),
+    "1b_full_2048_smoothed": _case(ONE, FULL, 2, 2048, OFF, WHOLE, "trainer.label_smoothing=0.1"),
+    "1b_full_8192_ckpt": _case(ONE, FULL, 1, 8192, ON, LIGER),
+    "1b_full_8192": _case(ONE, FULL, 1, 8192, OFF, WHOLE),
+    "1b_full_2048_accumulated": _case(ONE, FULL, 2, 2048, OFF, WHOLE, "trainer.accumulation=2"),
+    "1b_full_2048_packed": _case(ONE, FULL, 4, 2048, OFF, LIGER, PACKED),
+    "1b_full_half_2048": _case(ONE, FULL, 4, 2048, OFF, HALF, WHOLE),
+    "1b_full_half_512_ckpt": _case(ONE, FULL, 2, 512, ON, HALF, CHUNKED),
+    "1b_full_8bit_adamw": _case(ONE, FULL, 1, 512, ON, HALF, "optimizer=adamw_8bit", WHOLE),
+    "1b_full_8bit_adamw_on_gpu": _case(
+        *(ONE, FULL, 1, 512, ON, HALF, "optimizer=adamw_8bit", "optimizer.paged=false", LIGER)
+    ),
+    "1b_full_float32": _case(ONE, FULL, 1, 1024, OFF, "precision=float32", WHOLE),
+    "1b_full_adafactor": _case(ONE, FULL, 1, 512, ON, "optimizer=adafactor", LIGER),
+    "1b_full_muon": _case(ONE, FULL, 1, 512, ON, "optimizer=muon", LIGER),
+    "1b_full_lion": _case(ONE, FULL, 1, 512, ON, "optimizer=lion", CHUNKED),
     "8b_full_half_8bit_adamw": _case(EIGHT, FULL, 1, 2048, ON, HALF, "optimizer=adamw_8bit"),
     # LoRA on every linear module
-    "1b_lora_512": _case(ONE, LORA, 8, 512, OFF),
-    "1b_lora_8192": _case(ONE, LORA, 2, 8192, OFF),
-    "1b_lora_8192_ckpt": _case(ONE, LORA, 2, 8192, ON),
-    "8b_lora_512": _case(EIGHT, LORA, 8, 512, OFF),
-    "8b_lora_2048": _case(EIGHT, LORA, 2, 2048, OFF),
-    "8b_lora_2048_dropout": _case(EIGHT, LORA, 2, 2048, OFF, "lora.dropout=0.1"),
-    "8b_lora_2048_ckpt": _case(EIGHT, LORA, 8, 2048, ON),
-    "8b_lora_8192": _case(EIGHT, LORA, 1, 8192, OFF),
-    "8b_lora_8192_ckpt": _case(EIGHT, LORA, 2, 8192, ON),
-    "8b_lora_4096_packed": _case(EIGHT, LORA, 2, 4096, OFF, PACKED),
-    "8b_lora_4096_packed_ckpt": _case(EIGHT, LORA, 4, 4096, ON, PACKED),
-    "8b_lora_2048_neftune": _case(EIGHT, LORA, 2, 2048, ON, "trainer.neftune_alpha=5"),
-    "8b_dora_2048_ckpt": _case(EIGHT, (*LORA, "lora.dora=true"), 2, 2048, ON),
+    "1b_lora_512": _case(ONE, LORA, 8, 512, OFF, CHUNKED),
+    "1b_lora_8192": _case(ONE, LORA, 2, 8192, OFF, LIGER),
+    "1b_lora_8192_ckpt": _case(ONE, LORA, 2, 8192, ON, LIGER),
+    "8b_lora_512": _case(EIGHT, LORA, 8, 512, OFF, LIGER),
+    "8b_lora_2048": _case(EIGHT, LORA, 2, 2048, OFF, WHOLE),
+    "8b_lora_2048_chunked": _case(EIGHT, LORA, 2, 2048, OFF, CHUNKED),
+    "8b_lora_2048_dropout": _case(EIGHT, LORA, 2, 2048, OFF, "lora.dropout=0.1", LIGER),
+    "8b_lora_2048_ckpt": _case(EIGHT, LORA, 8, 2048, ON, LIGER),
+    "8b_lora_8192": _case(EIGHT, LORA, 1, 8192, OFF, CHUNKED),
+    "8b_lora_8192_ckpt": _case(EIGHT, LORA, 2, 8192, ON, CHUNKED),
+    "8b_lora_8192_whole_ckpt": _case(EIGHT, LORA, 1, 8192, ON, WHOLE),
+    "8b_lora_4096_packed": _case(EIGHT, LORA, 1, 4096, OFF, PACKED, LIGER),
+    "8b_lora_4096_packed_ckpt": _case(EIGHT, LORA, 4, 4096, ON, PACKED, LIGER),
+    "8b_lora_2048_neftune": _case(EIGHT, LORA, 2, 2048, ON, "trainer.neftune_alpha=5", LIGER),
+    "8b_dora_2048_ckpt": _case(EIGHT, (*LORA, "lora.dora=true"), 2, 2048, ON, LIGER),
     # LoRA over 4-bit and 8-bit bases
-    "1b_4bit_2048": _case(ONE, FOUR, 4, 2048, OFF),
-    "8b_4bit_512_ckpt": _case(EIGHT, FOUR, 8, 512, ON),
-    "8b_4bit_2048": _case(EIGHT, FOUR, 2, 2048, OFF),
-    "8b_4bit_2048_ckpt": _case(EIGHT, FOUR, 2, 2048, ON),
-    "8b_4bit_8192_ckpt": _case(EIGHT, FOUR, 1, 8192, ON),
-    "8b_4bit_4096_packed_ckpt": _case(EIGHT, FOUR, 2, 4096, ON, PACKED),
-    "1b_8bit_2048": _case(ONE, INT8, 4, 2048, OFF),
-    "8b_8bit_2048": _case(EIGHT, INT8, 1, 2048, OFF),
-    "8b_8bit_2048_ckpt": _case(EIGHT, INT8, 2, 2048, ON),
+    "1b_4bit_2048": _case(ONE, FOUR, 4, 2048, OFF, WHOLE),
+    "8b_4bit_512_ckpt": _case(EIGHT, FOUR, 8, 512, ON, LIGER),
+    "8b_4bit_2048": _case(EIGHT, FOUR, 2, 2048, OFF, CHUNKED),
+    "8b_4bit_2048_lean": _case(EIGHT, FOUR, 2, 2048, ON, "precision.embeddings=weights"),
+    "8b_4bit_8192_ckpt": _case(EIGHT, FOUR, 1, 8192, ON, CHUNKED),
+    "8b_4bit_4096_packed_ckpt": _case(EIGHT, FOUR, 2, 4096, ON, PACKED, LIGER),
+    "1b_8bit_2048": _case(ONE, INT8, 4, 2048, OFF, LIGER),
+    "8b_8bit_2048": _case(EIGHT, INT8, 1, 2048, OFF, WHOLE),
+    "8b_8bit_2048_ckpt": _case(EIGHT, INT8, 2, 2048, ON, LIGER),
     # other families
-    "gemma2_2b_lora_1024": _case("model=gemma2_2b", LORA, 2, 1024, OFF),
-    "qwen2_5_1_5b_lora_2048": _case("model=qwen2_5_1_5b", LORA, 4, 2048, OFF),
-    "pythia_1b_full_2048": _case("model=pythia_1b", FULL, 4, 2048, OFF),
-    "opt_1_3b_lora_2048": _case("model=opt_1_3b", LORA, 4, 2048, OFF),
-    "gpt_neo_1_3b_lora_1024": _case("model=gpt_neo_1_3b", LORA, 4, 1024, OFF),
+    "gemma2_2b_lora_1024": _case("model=gemma2_2b", LORA, 2, 1024, OFF, WHOLE),
+    "gemma2_2b_lora_1024_chunked": _case("model=gemma2_2b", LORA, 2, 1024, OFF, CHUNKED),
+    "qwen2_5_1_5b_lora_2048": _case("model=qwen2_5_1_5b", LORA, 4, 2048, OFF, LIGER),
+    "qwen3_1_7b_lora_2048_ckpt": _case("model=qwen3_1_7b", LORA, 4, 2048, ON, LIGER),
+    "phi3_mini_4bit_2048_ckpt": _case("model=phi3_mini", FOUR, 4, 2048, ON, WHOLE),
+    "pythia_1b_full_2048": _case("model=pythia_1b", FULL, 4, 2048, OFF, CHUNKED),
+    "opt_1_3b_lora_2048": _case("model=opt_1_3b", LORA, 4, 2048, OFF, CHUNKED),
+    "gpt_neo_1_3b_lora_1024": _case("model=gpt_neo_1_3b", LORA, 4, 1024, OFF, CHUNKED),
 }
+
+SURROUNDINGS = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+"""As `llmforge/run/environment.py` sets it for a worker."""
 
 COMMON = (
     "tracking=none",
@@ -135,7 +151,7 @@ def _train(plan: Any, folder: Path, torch: Any) -> dict[str, Any]:
         if adapter.builder is not None:
             with marks.during("adapter"):
                 model = adapter.load_builder()(plan, model)
-        samples = _samples(plan, torch)
+        samples = _samples(plan)
         collator = data_collator(plan, _Padding())
         parts = Parts(None, model, collator, samples, samples[: len(samples) // 2], [])
         trainer = build_trainer(plan, parts, folder, [])
@@ -212,7 +228,7 @@ class Marks:
         return {"peak": self.peak, "after": self.after, "step": step, "reserved": self._reserved}
 
 
-def _samples(plan: Any, torch: Any) -> list[dict[str, Any]]:
+def _samples(plan: Any) -> list[dict[str, Any]]:
     import numpy as np
 
     trainer, length = plan.settings["trainer"], plan.settings["collator"]["max_length"]
@@ -233,85 +249,39 @@ def _model(plan: Any, torch: Any) -> Any:
     """The plan's model with random weights, drawn where it will be trained."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from llmforge.build.formats import hold_parts
     from llmforge.build.model import dtype_of
+    from llmforge.build.quantized import pack
 
     shape = dict(plan.settings["model"]["shape"])
     config = AutoConfig.for_model(shape.pop("model_type"), **shape)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    lowered, quantization = plan.lowered["model"], plan.lowered.get("quantization_config")
-    dtype = dtype_of(lowered["dtype"])
+    lowered = plan.lowered["model"]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=lowered["attn_implementation"]
+            config,
+            dtype=dtype_of(lowered["dtype"]),
+            attn_implementation=lowered["attn_implementation"],
         )
-    if quantization is not None:
-        model = _quantized(model, quantization, device, dtype, torch)
-    own = {id(module) for module in model.modules() if not _is_quantized(module)}
-    for module in model.modules():
-        if id(module) not in own:
-            continue
-        for key, value in list(module._parameters.items()):
-            if value is not None and value.is_meta:
-                drawn = torch.empty_like(value, device=device).normal_(std=0.02)
-                module._parameters[key] = torch.nn.Parameter(drawn)
+    model.to_empty(device=device)
     model.tie_weights()
-    for module in model.modules():  # buffers that the config decides, such as rotary frequencies
-        for key, value in list(module._buffers.items()):
-            if value is not None and value.is_meta:
-                module._buffers[key] = torch.ones_like(value, device=device)
-    return model
+    for weight in set(model.parameters()):
+        weight.data.normal_(std=0.02)
+    _buffers(model, torch, device)
+    if plan.lowered.get("quantization_config") is not None:
+        model = pack(plan, model)
+        _buffers(model, torch, device)
+    return hold_parts(plan, model)
 
 
-def _is_quantized(module: Any) -> bool:
-    return type(module).__module__.startswith("bitsandbytes")
-
-
-def _quantized(
-    model: Any, quantization: dict[str, Any], device: str, dtype: Any, torch: Any
-) -> Any:
-    """bitsandbytes modules with random weights in place of the linear ones but the head."""
-    import bitsandbytes as bnb
-
-    four = quantization.get("load_in_4bit")
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, torch.nn.Linear) or name.endswith("lm_head"):
-            continue
-        bias = module.bias is not None
-        weight = torch.empty(module.weight.shape, dtype=dtype).fill_(0.01)
-        if four:
-            made = bnb.nn.Linear4bit(
-                module.in_features,
-                module.out_features,
-                bias,
-                compute_dtype=getattr(torch, quantization["bnb_4bit_compute_dtype"]),
-                compress_statistics=quantization["bnb_4bit_use_double_quant"],
-                quant_type=quantization["bnb_4bit_quant_type"],
-                device="meta",
+def _buffers(model: Any, torch: Any, device: str) -> None:
+    """What the config decides, such as rotary frequencies: sizes matter here, values do not."""
+    for name, value in list(model.named_buffers()):
+        if value.is_meta or not torch.isfinite(value.float()).all():
+            owner, _, key = name.rpartition(".")
+            model.get_submodule(owner).register_buffer(
+                key, torch.ones_like(value, device=device), persistent=False
             )
-            made.weight = bnb.nn.Params4bit(
-                weight,
-                requires_grad=False,
-                compress_statistics=quantization["bnb_4bit_use_double_quant"],
-                quant_type=quantization["bnb_4bit_quant_type"],
-                module=made,
-            ).to(device)
-        else:
-            made = bnb.nn.Linear8bitLt(
-                module.in_features,
-                module.out_features,
-                bias,
-                has_fp16_weights=bool(quantization["llm_int8_has_fp16_weight"]),
-                threshold=quantization["llm_int8_threshold"],
-                device="meta",
-            )
-            made.weight = bnb.nn.Int8Params(
-                weight, requires_grad=False, has_fp16_weights=made.state.has_fp16_weights
-            ).to(device)
-        if bias:
-            made.bias = torch.nn.Parameter(torch.zeros(module.out_features, dtype=dtype, device=device))
-        model.set_submodule(name, made)
-    setattr(model, "is_loaded_in_4bit" if four else "is_loaded_in_8bit", True)
-    return model
 
 
 # the table
@@ -319,7 +289,11 @@ def _quantized(
 
 def _run(name: str, device: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--case", name, "--device", device]
-    environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **os.environ,
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     for line in reversed(done.stdout.splitlines()):
         if line.startswith("{"):

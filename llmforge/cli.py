@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from llmforge.compiler.passes import Checked
     from llmforge.plan import Plan
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -90,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     plan.flag("-o", "--output", metavar="FILE", help="save it; train --plan FILE runs exactly it")
     plan.flag("--json", action="store_true", help="the whole plan as JSON")
     plan.flag("--for", dest="hardware", metavar="hardware=NAME", help="for another machine")
+    plan.flag(
+        "--fit", action="append", default=[], metavar="KEY",
+        help="the largest value that fits: trainer.micro_batch, collator.max_length, lora.r",
+    )  # fmt: skip
     plan.flag("-v", "--verbose", action="store_true", help="facts and lowered keywords as well")
 
     check = verb("check", _check, "findings only; exit 2 if refused").composed()
@@ -183,22 +188,45 @@ def _compiled(parsed: argparse.Namespace, *more: str) -> Plan:
 
 def _plan(parsed: argparse.Namespace) -> int:
     from llmforge import render
+    from llmforge.compiler.passes import check, freeze
 
     extra = []
     if parsed.hardware:
         extra = [parsed.hardware if "=" in parsed.hardware else f"hardware={parsed.hardware}"]
-    plan = _compiled(parsed, *extra)
+    checked = check([*parsed.overrides, *extra], parsed.config_dirs)
+    _tell(checked.diagnostics)
+    answers = _fits(checked, parsed.fit)
+    if checked.refused or checked.context is None:
+        if answers:
+            render.emit(answers)
+        return EXIT_REFUSED
+    plan = freeze(checked.context, checked.origins, checked.diagnostics, checked.draft.overrides)
     if parsed.output:
         plan.save(parsed.output)
     if parsed.json:
         render.emit(plan.to_json().rstrip())
-    else:
-        render.emit(render.plan_text(plan, parsed.verbose))
-        if parsed.output:
-            render.emit(
-                f"\nsaved to {parsed.output}; run it: llmforge train --plan {parsed.output}"
-            )
+        return EXIT_DONE
+    render.emit(render.plan_text(plan, parsed.verbose))
+    if answers:
+        render.emit(f"\n{answers}")
+    if parsed.output:
+        render.emit(f"\nsaved to {parsed.output}; run it: llmforge train --plan {parsed.output}")
     return EXIT_DONE
+
+
+def _fits(checked: Checked, keys: Sequence[str]) -> str:
+    """Answers of `--fit`; a plan that is refused for its memory alone is asked as well."""
+    if not keys or any(d.is_error and d.code != "LF209" for d in checked.diagnostics):
+        return ""
+    from llmforge.compiler.memory.fit import CannotFit, fit
+    from llmforge.diagnostics import ConfigRefused, Diagnostic
+
+    assert checked.context is not None  # noqa: S101 - no other error means every pass ran
+    try:
+        return "\n".join(str(fit(checked.context, key)) for key in keys)
+    except CannotFit as error:
+        hint = "--fit trainer.micro_batch"
+        raise ConfigRefused([Diagnostic("LF210", str(error), hint=hint)]) from error
 
 
 def _check(parsed: argparse.Namespace) -> int:

@@ -119,6 +119,11 @@ CODES: dict[str, tuple[str, str]] = {
         "A module named in `plugins` is not found or raises. It is looked for in the working "
         "folder, in PYTHONPATH and among installed packages.",
     ),
+    "LF210": (
+        "`--fit` of a key that has no largest value",
+        "`llmforge plan --fit KEY` looks for the largest value whose memory sheet fits. It knows "
+        "the sizes of batches, rows and adapters, and only of models whose shape is known.",
+    ),
     "LF316": (
         "preset file that cannot be used",
         "A preset is a flat JSON object with the keys of Void-Trainer. A missing key, one that "
@@ -209,7 +214,9 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "LF606": (
         "model not in the local cache",
-        "Plans use no network; facts of a hub model are known once it was downloaded. A warning.",
+        "Plans use no network; facts of a hub model are known once it was downloaded, or by the "
+        "sizes that `model.shape` gives. Where both are there and differ, the notes say in what: "
+        "the downloaded config.json counts, since it is what will be built. A warning.",
     ),
     "LF607": (
         "tokenizer or template not found",

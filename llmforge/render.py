@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from llmforge.diagnostics import Diagnostic, Severity
@@ -187,8 +187,62 @@ def _summary(plan: Plan) -> list[str]:
             f"{estimate['checkpoints']} checkpoints during training"
         )
     lines.append(f"  hardware   {hardware['count']} x {hardware['name']}")
+    if "memory" in estimate:
+        lines += memory_text(estimate["memory"])
+    if "disk" in estimate:
+        disk = estimate["disk"]
+        largest = disk.get("total_bytes", disk["model_bytes"])
+        lines.append(
+            f"  disk       model {size_text(disk['model_bytes'])}, checkpoint "
+            f"{size_text(disk['checkpoint_bytes'])}, together at most {size_text(largest)}"
+        )
     lines.append(f"  folder     {plan.run_folder}")
     return lines
+
+
+PHASES = ("load", "step", "evaluation", "save")
+
+
+def memory_text(memory: Mapping[str, Any]) -> list[str]:
+    """The memory sheet of one device: a line that sums up, and terms by phase in GiB."""
+    phases = [name for name in PHASES if name in memory]
+    needed = memory["peak_bytes"] + memory["outside_bytes"] + memory["slack_bytes"]
+    lines = [
+        f"  memory     {size_text(needed)} of {size_text(memory['available_bytes'])} per device: "
+        f"{size_text(memory['peak_bytes'])} at the {memory['peak_phase']}, "
+        f"{size_text(memory['outside_bytes'])} outside the allocator, "
+        f"{size_text(memory['slack_bytes'])} for gaps"
+    ]
+    names = list(dict.fromkeys(name for phase in phases for name in memory[phase]))
+    names.sort(key=lambda name: -max(memory[phase].get(name, 0) for phase in phases))
+    rows = [
+        [name.replace("_", " "), *(_gib(memory[phase].get(name)) for phase in phases)]
+        for name in names
+    ]
+    rows.append(["total", *(_gib(sum(memory[phase].values())) for phase in phases)])
+    widths = [max(len(row[i]) for row in [["", *phases], *rows]) for i in range(len(phases) + 1)]
+    for row in [["GiB", *phases], *rows]:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append(" " * 13 + "  ".join(cells))
+    for name, amount in memory.get("host", {}).items():
+        lines.append(f"             in main memory: {name.replace('_', ' ')} {size_text(amount)}")
+    return lines
+
+
+def _gib(amount: int | None) -> str:
+    if not amount:
+        return ""
+    return f"{amount / 2**30:.2f}" if amount >= 2**30 / 200 else "<0.01"
+
+
+def size_text(amount: int) -> str:
+    """Bytes in the unit that suits them: `1.5 GiB`, `16 MiB`."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if amount >= size:
+            value = amount / size
+            return f"{value:.1f} {unit}" if value < 100 else f"{value:,.0f} {unit}"
+    return f"{amount} bytes"
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:

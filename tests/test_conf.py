@@ -31,12 +31,23 @@ NEEDS: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("experiment", "gsm8k"): ("data.train=qa.jsonl", "data.evaluation=held_out.jsonl"),
     ("experiment", "qlora"): ("model.path=tiny", "hardware=rtx4090"),
+    **{
+        ("experiment", name): ("hardware=a100_80gb",)
+        for name in (
+            "superduper_deepspeed",
+            "superduper_qlora",
+            "xllm_production",
+            "xllm_qlora",
+            "xllm_recommended",
+        )
+    },
     ("fsdp", "full_shard"): ("hardware=h200", "hardware.count=2", "launch=torchrun"),
     ("optimizer", "file"): ("optimizer.path=optimizer.json",),
     ("precision", "float16"): ("hardware=t4",),
+    ("quantization", "gptq"): ("model=folder", "model.path=tiny_gptq", "lora=small"),
     **{
         ("quantization", name): ("model=folder", "model.path=tiny", "lora=small")
-        for name in ("4bit", "4bit_fp4", "4bit_single", "8bit", "8bit_fp16")
+        for name in ("4bit", "4bit_fp4", "4bit_late", "4bit_single", "8bit", "8bit_fp16")
     },
     **{
         ("lora", f"{bits}bit_{size}"): (
@@ -47,12 +58,10 @@ NEEDS: dict[tuple[str, str], tuple[str, ...]] = {
         for bits in (4, 8)
         for size in ("s", "m", "l", "xl")
     },
+    ("lora", "file"): ("model=folder", "model.path=tiny", "lora.path=lora.json"),
     ("lora", "loftq"): ("model=folder", "model.path=tiny", "quantization=4bit"),
     ("lora", "olora"): ("model=folder", "model.path=tiny"),
     ("lora", "pissa"): ("model=folder", "model.path=tiny"),
-    # the smallest model's context is as long as its longest sample
-    ("lora", "prefix"): ("collator.max_length=64",),
-    ("lora", "prompt"): ("collator.max_length=64",),
 }
 
 
@@ -65,8 +74,24 @@ PRESET = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def preset_of_an_optimizer(bench: Path) -> None:
+def base_of_gptq(bench: Path, checkpoint) -> None:
+    checkpoint(bench / "tiny_gptq", quantization_config={"quant_method": "gptq", "bits": 4})
+
+
+LORA_PRESET = {
+    "lora_r": 8,
+    "lora_alpha": 32,
+    "lora_dropout": 0.05,
+    "bias": "none",
+    "target_modules": ["q_proj", "v_proj"],
+    "task_type": "CAUSAL_LM",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def preset_files(bench: Path) -> None:
     (bench / "optimizer.json").write_text(json.dumps(PRESET), encoding="utf-8")
+    (bench / "lora.json").write_text(json.dumps(LORA_PRESET), encoding="utf-8")
 
 
 def is_overlay(file: Path) -> bool:

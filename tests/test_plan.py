@@ -357,7 +357,7 @@ def test_the_options_above_hold_every_kind(compiled, every_kind):
     seen = {s: {plan.settings[s].get("kind") for plan in plans} for s in SECTIONS}
 
     # never in a plan
-    solved = {("collator", "auto"), ("hardware", "auto"), ("optimizer", "file")}
+    solved = {("collator", "auto"), ("hardware", "auto"), ("optimizer", "file"), ("lora", "file")}
     missing = {(s, k) for s in SECTIONS for k in kinds(s) if k not in seen[s]}
     assert missing == solved
 

@@ -102,3 +102,65 @@ def test_the_numbers_train_in_every_precision(compiled):
         )  # fmt: skip
         assert plan.lowered["quantization_config"] is None
         assert plan.lowered["lora_config"]["r"] == 64
+
+
+FILES = {"Llama-OPT-GPTNeo": ["q_proj", "v_proj"], "GPTNeoX": ["query_key_value", "xxx"]}
+"""The end of a file's name -> the modules that it lists."""
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+@pytest.mark.parametrize(("suffix", "family"), [("Llama-OPT-GPTNeo", "llama"),
+                                                ("GPTNeoX", "gpt_neox")])  # fmt: skip
+def test_its_own_files_by_path_are_the_shipped_presets(
+    row, suffix, family, llmforge, checkpoint, work: Path
+):
+    _, name, rank, alpha, _, dropout = row
+    option = option_of(row)
+    checkpoint(work / "base", **CONFIGS[family])
+    preset = {
+        "bias": "none", "lora_alpha": int(alpha), "lora_dropout": float(dropout),
+        "lora_r": int(rank), "peft_type": "Lora", "target_modules": FILES[suffix],
+        "task_type": "CAUSAL_LM",
+    }  # fmt: skip
+    (work / f"{name}_{suffix}.json").write_text(json.dumps(preset), encoding="utf-8")
+    base = f"model=folder model.path=base hardware=rtx4090 quantization={option.partition('_')[0]}"
+
+    by_path = json.loads(
+        llmforge(f"plan --json {base} lora=file lora.path={name}_{suffix}.json").out
+    )
+    shipped = json.loads(llmforge(f"plan --json {base} lora={option}").out)
+
+    assert by_path["lowered"]["lora_config"] == shipped["lowered"]["lora_config"]
+    assert by_path["estimate"] == shipped["estimate"]
+
+
+def test_a_preset_of_ones_own_is_a_file_in_a_folder(work: Path, llmforge, checkpoint):
+    checkpoint(work / "base")
+    (work / "mine/lora").mkdir(parents=True)
+    (work / "mine/lora/wide.yaml").write_text(
+        "# Mine.\ndefaults:\n  - small\n  - _self_\nr: 24\ntargets: role:mlp\n", encoding="utf-8"
+    )
+
+    ran = llmforge(
+        "plan --json model=folder model.path=base hardware=cpu --config-dir mine lora=wide"
+    )
+
+    assert ran.code == 0, ran.err
+    plan = json.loads(ran.out)
+    assert (plan["settings"]["lora"]["r"], plan["settings"]["lora"]["alpha"]) == (24, 16)
+    assert plan["estimate"]["adapted"] == {"gate_proj": 2, "up_proj": 2, "down_proj": 2}
+    assert "Mine." in llmforge("list lora --config-dir mine").out
+
+
+def test_a_mistyped_key_of_ones_own_is_told(work: Path, llmforge, checkpoint):
+    checkpoint(work / "base")
+    (work / "mine/lora").mkdir(parents=True)
+    (work / "mine/lora/wide.yaml").write_text(
+        "# Mine.\ndefaults:\n  - small\n  - _self_\ndropuot: 0.1\n", encoding="utf-8"
+    )
+
+    ran = llmforge("check model=folder model.path=base hardware=cpu --config-dir mine lora=wide")
+
+    assert ran.code == 2
+    assert "error[LF101]" in ran.err + ran.out
+    assert "dropout" in ran.err + ran.out

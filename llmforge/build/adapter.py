@@ -22,11 +22,13 @@ from peft import (
     PromptTuningConfig,
     VeraConfig,
     get_peft_model,
-    prepare_model_for_kbit_training,
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from llmforge.build.adapter_start import keep_start, undo_rounding
+from llmforge.build.formats import hold_adapter
+from llmforge.build.placing import start_adapter_here
+from llmforge.build.quantized import packed_linears, packed_parameters
 from llmforge.plan import Plan
 from llmforge.schema.adapter import Lora, TargetedAdapter
 
@@ -61,7 +63,12 @@ def wrap_vera(plan: Plan, model: Any) -> Any:
 
 def wrap_adalora(plan: Plan, model: Any) -> Any:
     """Builder of `lora.kind=adalora`; its ranks move only under `allocation.RankAllocation`."""
-    return _wrap(plan, model, AdaLoraConfig(**plan.lowered["lora_config"]))
+    wrapped = _wrap(plan, model, AdaLoraConfig(**plan.lowered["lora_config"]))
+    for name, weight in wrapped.named_parameters():
+        if "ranknum" in name:
+            # the number that updates are divided by; PEFT trains it once it has cast the adapter
+            weight.requires_grad_(False)
+    return wrapped
 
 
 def wrap_ia3(plan: Plan, model: Any) -> Any:
@@ -83,26 +90,18 @@ def wrap_prefix(plan: Plan, model: Any) -> Any:
 def _wrap(plan: Plan, model: Any, config: PeftConfig) -> Any:
     """What all kinds share.
 
-    Under quantization the base is made ready first (norms in float32, gradients let through). With
+    The base's norms and embeddings have their format already (`formats.py`), PEFT freezes it. With
     gradient checkpointing the embedding's output is made to need gradients, without which a frozen
     base would pass none on.
     """
     arguments = plan.lowered["training_arguments"]
     checkpointing = bool(arguments.get("gradient_checkpointing"))
-    if plan.lowered.get("quantization_config") is not None:
-        model = prepare_model_for_kbit_training(
-            model,
-            use_gradient_checkpointing=checkpointing,
-            gradient_checkpointing_kwargs=arguments.get("gradient_checkpointing_kwargs"),
-        )
+    if getattr(config, "target_modules", None) == "all-linear":
+        config.target_modules = packed_linears(model) or config.target_modules
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)
     _check_count(plan, wrapped)
-    if plan.settings["precision"]["compute"] != "float32":
-        # PEFT holds adapters in float32, but not the modules that are trained whole beside them;
-        # autocast takes care of the formats in the forward pass
-        for weight in wrapped.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float()
+    start_adapter_here(plan, wrapped)
+    hold_adapter(plan, wrapped)
     if checkpointing:
         wrapped.enable_input_require_grads()
     return wrapped
@@ -142,10 +141,10 @@ def real_positions_only(wrapped: Any) -> Any:
 def trainable_share(model: torch.nn.Module) -> dict[str, Any]:
     """`{"trainable": n, "total": m, "share": n / m}`, in parameters.
 
-    A 4-bit weight counts as the parameters it stands for, not as the bytes it is packed into, and
-    one that ZeRO-3 has sharded counts whole.
+    A 4-bit weight counts as the parameters it stands for, not as the bytes it is packed into (GPTQ
+    has no parameters at all, only buffers), and one that ZeRO-3 has sharded counts whole.
     """
-    trainable = total = 0
+    trainable, total = 0, packed_parameters(model)
     for parameter in model.parameters():
         count = getattr(parameter, "ds_numel", parameter.numel())
         state = getattr(parameter, "quant_state", None)

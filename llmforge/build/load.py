@@ -23,6 +23,7 @@ from llmforge.build.adapter_files import base_weights, save_adapter
 from llmforge.build.model import check_safe_weights, dtype_of, set_stops
 from llmforge.build.parts import Parts
 from llmforge.build.prepared import sync
+from llmforge.build.quantized import keep_layout
 from llmforge.build.tokenizer import open_tokenizer
 from llmforge.build.trainer import ForgeTrainer
 from llmforge.plan import Plan
@@ -103,7 +104,9 @@ def _load_weights(source: Path, dtype: str | None, revision: str | None = None) 
         options["local_files_only"] = True
     elif revision is not None:
         options["revision"] = revision
-    return AutoModelForCausalLM.from_pretrained(str(source), **options).eval()
+    model = AutoModelForCausalLM.from_pretrained(str(source), **options)
+    keep_layout(model)
+    return model.eval()
 
 
 def _write(
@@ -148,14 +151,20 @@ def _save_weights(
     set_stops(model, tokenizer)
     config = model.config
     trained = config.use_cache, config.pad_token_id
+    quantizer = getattr(model, "hf_quantizer", None)
     config.use_cache = True  # off in training only
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         # as `padding_idx` of the embedding it would freeze the end token's row in later training
         config.pad_token_id = None
+    if quantizer is not None and state is not None:
+        # it would write the model's own state, adapter and all, in the place of the one given
+        model.hf_quantizer = None
     try:
         model.save_pretrained(folder, state_dict=state, max_shard_size=shard)
     finally:
         config.use_cache, config.pad_token_id = trained
+        if quantizer is not None:
+            model.hf_quantizer = quantizer
 
 
 def _swap(staged: Path, folder: Path) -> None:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from llmforge.build.loss_kernels import FINISH, LeanLoss
 from llmforge.build.sample import IGNORED
 
 
@@ -40,6 +41,19 @@ def token_nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         for row, target in zip(logits, targets, strict=True)
     ]
     return torch.stack([torch.stack(sums), (targets != IGNORED).sum(dim=1).double()], dim=1)
+
+
+def measured(
+    model: Any, inputs: Mapping[str, Any], labels: torch.Tensor, lean: LeanLoss | None
+) -> torch.Tensor:
+    """`token_nll` of one forward pass: [batch, 2]; with `lean` its logits are never held whole."""
+    if lean is not None:
+        with lean.in_force():
+            model(**inputs)
+            return lean.token_nll(labels)
+    outputs = model(**inputs)
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+    return token_nll(logits, labels)
 
 
 def loss_metrics(nll: float, tokens: float, prefix: str = "eval") -> dict[str, float]:
@@ -110,6 +124,8 @@ def held_out_loss(
 ) -> dict[str, float]:
     """Loss of a model on a prepared data set, without a Trainer.
 
+    Where the model's family is known, no batch's logits are ever held.
+
     Args:
         batch: samples per forward pass; changes the speed, not the figures.
         compute: format of the arithmetic; other than float32 runs under autocast, as training does.
@@ -120,6 +136,8 @@ def held_out_loss(
     was_training = model.training
     model.eval()
     held_out = HeldOut(sets)
+    known = model.config.model_type in FINISH
+    lean = LeanLoss(model, "chunked") if known else None
     try:
         with torch.no_grad(), autocast(model, compute):
             for start in range(0, len(order), batch):
@@ -127,7 +145,7 @@ def held_out_loss(
                 inputs = {name: values.to(device) for name, values in inputs.items()}
                 labels = inputs.pop("labels")
                 which = set_numbers(inputs, len(labels))
-                held_out.add(token_nll(model(**inputs).logits, labels), which)
+                held_out.add(measured(model, inputs, labels, lean), which)
     finally:
         model.train(was_training)
     return held_out.metrics()

@@ -1,24 +1,28 @@
 """The model: random weights of a given shape, or a checkpoint.
 
-In: a plan and the tokenizer. Out: a causal language model on the CPU (or, quantized, on its
-device), its special token ids those of the tokenizer. Weights come from safetensors only.
+In: a plan and the tokenizer. Out: a causal language model on the CPU (or, quantized or placed by
+`model.device_map`, on its devices), its special token ids those of the tokenizer. Weights come from
+safetensors only.
 
-This module does not wrap adapters (`adapter.py`) and does not move models to devices: the Trainer
-does.
+This module does not wrap adapters (`adapter.py`) and does not move models to devices otherwise: the
+Trainer does. Quantization stands in `quantized.py`, formats in `formats.py`.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
+from llmforge.build.formats import hold_parts
+from llmforge.build.placing import check_placing, placing_keywords
+from llmforge.build.quantized import is_packed_late, keep_layout, load_keywords, pack
 from llmforge.build.templates import stop_ids
 from llmforge.plan import Plan
 
+_OF_THE_CONFIG = ("revision", "trust_remote_code", "local_files_only")
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -40,8 +44,7 @@ def from_scratch(plan: Plan, tokenizer: Any) -> Any:
         config, dtype=torch.float32, attn_implementation=lowered["attn_implementation"]
     )
     model.to(dtype_of(lowered["dtype"]))
-    set_stops(model, tokenizer)
-    return model
+    return _finished(plan, model, tokenizer)
 
 
 def from_checkpoint(plan: Plan, tokenizer: Any) -> Any:
@@ -49,30 +52,55 @@ def from_checkpoint(plan: Plan, tokenizer: Any) -> Any:
 
     Raises:
         FileNotFoundError: there are no safetensors, or they cannot be had; says what helps.
-        ValueError: fewer embedding rows than tokens.
+        ValueError: fewer embedding rows than tokens; trained weights that have no room on a device;
+            a quantization that is not the checkpoint's.
     """
-    lowered = {key: value for key, value in plan.lowered["model"].items() if value is not None}
+    placed = ("device_map", "offload_folder")
+    lowered = {
+        key: value
+        for key, value in plan.lowered["model"].items()
+        if value is not None and key not in placed
+    }
     source = lowered.pop("pretrained_model_name_or_path")
     if Path(source).is_dir():
         check_safe_weights(Path(source))
         lowered["local_files_only"] = True
-    quantization = plan.lowered.get("quantization_config")
-    if quantization is not None:
-        lowered["quantization_config"] = BitsAndBytesConfig(**quantization)
-        lowered["device_map"] = {"": _own_device()}
     lowered["dtype"] = dtype_of(lowered["dtype"])
     # new weights (a head that the checkpoint lacks) are drawn with the run's seed as well
     set_seed(plan.spec.seed)
     try:
+        stored = _stored_quantization(source, lowered)
+        # where the user places parts, the device of this process does not decide
+        lowered |= load_keywords(plan, stored) | placing_keywords(plan)
         model = AutoModelForCausalLM.from_pretrained(source, **lowered)
     except OSError as error:
         if Path(source).is_dir():
             raise
         revision = str(lowered.get("revision", "main"))
         raise FileNotFoundError(no_hub_weights(source, revision, error)) from error
+    check_placing(plan, model)
+    return _finished(plan, model, tokenizer)
+
+
+def _finished(plan: Plan, model: Any, tokenizer: Any) -> Any:
+    """What all models share: late packing, formats of their parts, where generation stops."""
     check_vocabulary(model.get_input_embeddings().num_embeddings, tokenizer)
+    if is_packed_late(plan):
+        model = pack(plan, model)
+    keep_layout(model)
+    hold_parts(plan, model)
     set_stops(model, tokenizer)
     return model
+
+
+def _stored_quantization(source: str, options: dict[str, Any]) -> dict[str, Any] | None:
+    """`quantization_config` of a checkpoint's config.json."""
+    asked = {key: options[key] for key in _OF_THE_CONFIG if key in options}
+    config = AutoConfig.from_pretrained(source, **asked)
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        found = getattr(config.get_text_config(), "quantization_config", None)
+    return found if found is None or isinstance(found, dict) else dict(found.to_dict())
 
 
 def no_hub_weights(repository: str, revision: str, error: Exception) -> str:
@@ -140,10 +168,3 @@ def dtype_of(name: str) -> torch.dtype:
     found = getattr(torch, name)
     assert isinstance(found, torch.dtype)  # noqa: S101 - the schema knows three names
     return found
-
-
-def _own_device() -> str:
-    """The device of this process: quantized weights cannot be moved after loading."""
-    if torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return "cpu"

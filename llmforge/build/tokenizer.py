@@ -16,7 +16,13 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llmforge.build.templates import TURN_END, TURN_START, set_chat_template, stop_ids
+from llmforge.build.templates import (
+    TURN_END,
+    TURN_START,
+    leading_ids,
+    set_chat_template,
+    stop_ids,
+)
 from llmforge.plan import Plan
 from llmforge.sources.base import Row
 
@@ -42,9 +48,38 @@ def make_tokenizer(plan: Plan, rows: Iterable[Row]) -> Any:
         )
     else:
         tokenizer = open_tokenizer(spec.source)
+    # first, since a shipped template writes BOS where the tokenizer begins texts with it
+    set_edges(tokenizer, spec.add_bos, spec.add_eos)
     set_chat_template(tokenizer, spec.chat_template, chats=plan.spec.collator.kind == "chat")
     give_padding(tokenizer)
     return tokenizer
+
+
+def set_edges(tokenizer: Any, bos: bool | str, eos: bool | str) -> None:
+    """Let the tokenizer begin texts with BOS and end them with the end token, or not.
+
+    Args:
+        tokenizer: changed in place, in a way that is saved with it.
+        bos: true, false, or `auto` for what it does by itself; `eos` likewise.
+
+    Raises:
+        ValueError: it has no such token.
+    """
+    if bos == "auto" and eos == "auto":
+        return  # its own way of doing it may be more than a token at either end
+    for name, asked in (("bos", bos), ("eos", eos)):
+        if asked is True and getattr(tokenizer, f"{name}_token") is None:
+            raise ValueError(f"tokenizer.add_{name}=true, but the tokenizer has no {name} token")
+    begins, ends = bool(leading_ids(tokenizer)), bool(trailing_ids(tokenizer))
+    # one at a time makes the library write its post-processor anew, with both as they stand then
+    tokenizer.add_bos_token = begins if bos == "auto" else bos
+    tokenizer.add_eos_token = ends if eos == "auto" else eos
+
+
+def trailing_ids(tokenizer: Any) -> list[int]:
+    """`[eos]` when the tokenizer ends every text with its end token, else nothing."""
+    eos = tokenizer.eos_token_id
+    return [eos] if eos is not None and tokenizer("a")["input_ids"][-1:] == [eos] else []
 
 
 def open_tokenizer(

@@ -2,7 +2,8 @@
 
 In: a plan, parts and callbacks. Out: `ForgeTrainer`. The training loss is Hugging Face's: causal
 cross-entropy over labels, normalised by the tokens of the whole accumulated batch
-(`num_items_in_batch`), so that accumulation does not change the gradient.
+(`num_items_in_batch`), so that accumulation does not change the gradient; by
+`trainer.loss_kernel` the same without whole logits (`loss_kernels.py`).
 
 This module does not decide intervals, keep checkpoints or track: `training_arguments` are the
 compiler's, callbacks are `run/`'s.
@@ -10,8 +11,8 @@ compiler's, callbacks are `run/`'s.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from llmforge import registry
 from llmforge.build.allocation import adapter_callbacks
 from llmforge.build.errors import NonFiniteLoss, building
 from llmforge.build.groups import parameter_groups
-from llmforge.build.loss import HeldOut, set_numbers, token_nll
+from llmforge.build.library_names import current_names
+from llmforge.build.loss import HeldOut, measured, set_numbers
+from llmforge.build.loss_kernels import LeanLoss
 from llmforge.build.optimizer import optimizer_choice
 from llmforge.build.parts import Parts
 from llmforge.build.schedules import MakeSchedule, OwnRate, schedule_choice, sets_its_own_rate
@@ -67,6 +70,8 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
         """What distinguishes parameter groups; see `build/groups.py`."""
         self.clip_value: float | None = None
         """Largest element of a gradient."""
+        self.lean: LeanLoss | None = None
+        """Computes the loss without whole logits; None leaves it to the model."""
         self.schedule: MakeSchedule | None = None
         """Makes the scheduler; None leaves it to the training arguments."""
 
@@ -87,9 +92,7 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
         labels = inputs.pop("labels")
         which = set_numbers(inputs, len(labels)).to(self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(**inputs)
-            logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-            per_sample = token_nll(logits, labels).to(self.args.device)
+            per_sample = measured(model, inputs, labels, self.lean).to(self.args.device)
         # drops the samples that accelerate repeats to fill the last batch of several processes
         gathered = self.accelerator.gather_for_metrics((per_sample, which))
         self._held_out.add(*gathered)
@@ -118,10 +121,13 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
         train a model of its own, without a word.
         """
         model = self.model
-        # a model that is to be sharded is still on the CPU, and whole it may fit nowhere else
-        if not (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+        # a model that is to be sharded is still on the CPU, and whole it may fit nowhere else; one
+        # whose parts were placed stays as it is
+        placed = getattr(model, "hf_device_map", None) is not None
+        if not (placed or self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
             model.to(self.args.device)
-        device = next(model.parameters()).device
+        devices = (weight.device for weight in model.parameters())
+        device = next(device for device in devices if device.type != "meta")
         was_training = model.training
         model.eval()
         with self.accelerator.autocast():
@@ -135,7 +141,8 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Hugging Face's loss. Under DeepSpeed, whose backward pass also steps, checked here."""
-        found = super().compute_loss(model, *args, **kwargs)
+        with contextlib.nullcontext() if self.lean is None else self.lean.in_force():
+            found = super().compute_loss(model, *args, **kwargs)
         if self.is_deepspeed_enabled and model.training:
             self._check_finite("loss", found[0] if isinstance(found, tuple) else found)
         return found
@@ -241,7 +248,8 @@ def build_trainer(
     with building("trainer", plan):
         build = registry.component("trainer", plan.spec.trainer.kind).load_builder()
         arguments = TrainingArguments(
-            output_dir=str(output_dir), **_current_names(plan.lowered["training_arguments"])
+            output_dir=str(output_dir),
+            **current_names(TrainingArguments, plan.lowered["training_arguments"]),
         )
         trainer: ForgeTrainer = build(
             model=parts.model,
@@ -253,6 +261,7 @@ def build_trainer(
             callbacks=[*callbacks, *adapter_callbacks(plan)],
             optimizer_cls_and_kwargs=optimizer_choice(plan),
         )
+        _take_loss_over(plan, trainer)
     trainer.sets = parts.sets
     trainer.groups = plan.lowered["parameter_groups"]
     trainer.clip_value = plan.lowered["clipping"]["value"]
@@ -261,15 +270,13 @@ def build_trainer(
     return trainer
 
 
-def _current_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """`gradient_checkpointing` under the name that newer versions of transformers ask for."""
-    named = dict(arguments)
-    known = {field.name for field in fields(TrainingArguments)}
-    for ending in ("", "_kwargs"):
-        old, new = f"gradient_checkpointing{ending}", f"activation_checkpointing{ending}"
-        if new in known and old in named:
-            named[new] = named.pop(old)
-    return named
+def _take_loss_over(plan: Plan, trainer: ForgeTrainer) -> None:
+    """`trainer.loss_kernel`, smoothing included: the library's smoother wants whole logits."""
+    kernel = getattr(plan.spec.trainer, "loss_kernel", "full")
+    if kernel in ("chunked", "liger"):
+        smoothing = float(trainer.args.label_smoothing_factor)
+        trainer.lean = LeanLoss(trainer.model, kernel, smoothing)
+        trainer.label_smoother = None
 
 
 def _with_lengths(sampler: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 from llmforge.compiler.facts.data import DataFacts
 from llmforge.compiler.facts.families import ModelFacts
 from llmforge.compiler.facts.samples import Samples
+from llmforge.compiler.facts.tokenizer import TokenizerFacts
 from llmforge.compiler.parse import parse, section_spec
 from llmforge.diagnostics import Diagnostic
 from llmforge.origins import Origin, Origins
@@ -27,6 +28,8 @@ class Facts:
     model: ModelFacts | None = None
     model_config: Mapping[str, Any] = field(default_factory=dict)
     """The config.json the facts were computed from."""
+    tokenizer: TokenizerFacts | None = None
+    """Of a tokenizer from a folder of its own; any other is the model's, or made for it."""
     data: DataFacts | None = None
     samples: Samples | None = None
     """Training samples of one epoch: rows, or packs of several."""

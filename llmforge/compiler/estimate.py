@@ -1,14 +1,19 @@
-"""What is foretold of a run: steps, samples, evaluations, checkpoints, parameters.
+"""What is foretold of a run: steps, samples, evaluations, checkpoints, parameters, memory, disk.
 
 In: a solved context. Out: `(key, value, reason, reads)` entries for the plan's estimate. Exact
-where nothing is random; memory and time are not foretold here.
+where nothing is random; memory is `memory/`'s, time is not foretold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from llmforge.compiler.context import Context, Derived
 from llmforge.compiler.facts.targets import by_ending, hit_modules
 from llmforge.compiler.facts.trained import trained
+from llmforge.compiler.memory.disk import disk
+from llmforge.compiler.memory.fit import sheet_of
+from llmforge.compiler.memory.static import static_memory
 from llmforge.schema.adapter import NoAdapter, TargetedAdapter
 
 
@@ -47,6 +52,18 @@ def foretell(context: Context) -> list[Derived]:
             "checkpoints written during training, before pruning",
             "checkpoint.every",
         )
+        taken = _samples(context, facts.steps)
+        why = "rows or packs that training sees, those of later epochs counted again"
+        add(
+            "samples", taken, why, "estimate.steps", "trainer.global_batch", "facts.data.rows.train"
+        )
+        add(
+            "tokens_at_most",
+            taken * int(spec.collator.max_length),
+            "if every row were as long as allowed",
+            "estimate.samples",
+            "collator.max_length",
+        )
     if facts.model is not None:
         add("total_parameters", facts.model.parameters, "sum over the model's weights", "model")
         full = isinstance(spec.lora, NoAdapter)
@@ -60,4 +77,65 @@ def foretell(context: Context) -> list[Derived]:
             hit = hit_modules(facts.model, spec.lora)
             add("adapted", by_ending(hit), "modules that `lora.targets` hits", "lora.targets")
             add("adapted_modules", len(hit), "all of them", "lora.targets", "model")
-    return found
+    return [*found, *_memory(context), *_disk(context)]
+
+
+def _samples(context: Context, steps: int) -> int:
+    """Of the whole run: the last step of an epoch takes what is left."""
+    batch, epoch = int(context.spec.trainer.global_batch), context.facts.samples
+    per_epoch = context.facts.steps_per_epoch
+    if epoch is None or per_epoch is None:
+        return steps * batch
+    whole, rest = divmod(steps, per_epoch)
+    return whole * epoch.count + min(rest * batch, epoch.count)
+
+
+_WHY = {
+    "load": "weights as they are loaded",
+    "step": "the largest moment of an optimizer step",
+    "evaluation": "a forward pass without gradients",
+    "save": "weights are written one by one",
+}
+
+
+def _memory(context: Context) -> Iterator[Derived]:
+    """Bytes of one device, by phase and term."""
+    sheet = sheet_of(context)
+    if sheet is None:
+        return
+    reads = ("model", "precision", "quantization", "lora", "optimizer", "trainer", "collator")
+    for phase, terms in sheet.phases.items():
+        for name, amount in terms.items():
+            why = f"{_WHY[phase]}: {sheet.moment}" if phase == "step" else _WHY[phase]
+            yield Derived(f"memory.{phase}.{name}", amount, why, reads)
+    for name, amount in sheet.host.items():
+        yield Derived(f"memory.host.{name}", amount, "kept in main memory", ("deepspeed", "fsdp"))
+    why = f"most allocated at once, in the {sheet.peak_phase} phase"
+    yield Derived("memory.peak_phase", sheet.peak_phase, "the largest total", reads)
+    yield Derived("memory.peak_bytes", sheet.peak, why, reads)
+    yield Derived("memory.outside_bytes", sheet.outside, "driver and libraries", ("hardware",))
+    yield Derived("memory.slack_bytes", sheet.slack, "gaps between blocks", ("memory.peak_bytes",))
+    yield Derived("memory.available_bytes", sheet.available, "of one device", ("hardware",))
+
+
+def _disk(context: Context) -> Iterator[Derived]:
+    """Bytes of the final model and of a checkpoint."""
+    model = context.facts.model
+    if model is None:
+        return
+    static = static_memory(model, context.spec, context.facts.model_config)
+    if static is None:
+        return
+    sizes = disk(context.spec, static)
+    reads = ("model", "lora", "precision", "optimizer")
+    yield Derived("disk.model_bytes", sizes.model, "weights of the final model", reads)
+    why = "weights and optimizer state"
+    yield Derived("disk.checkpoint_bytes", sizes.checkpoint, why, reads)
+    kept, every = context.spec.checkpoint.keep, context.spec.checkpoint.every
+    steps = context.facts.steps
+    if isinstance(every, int) and steps is not None:
+        # pruned after the next one is written, and the best one beside the newest
+        there = min(steps // every, kept + (1 if context.spec.checkpoint.best else 0)) + 1
+        total = sizes.model + there * sizes.checkpoint
+        why = f"the final model and at most {there} checkpoints, one while it replaces another"
+        yield Derived("disk.total_bytes", total, why, ("checkpoint", *reads))

@@ -20,7 +20,12 @@ from typing import Any
 
 from llmforge import plugins
 from llmforge.compiler.context import Context, Derived, Facts, Step
-from llmforge.compiler.derive.batch import derive_batch, derive_intervals, derive_steps
+from llmforge.compiler.derive.batch import (
+    derive_batch,
+    derive_evaluation_batch,
+    derive_intervals,
+    derive_steps,
+)
 from llmforge.compiler.derive.inputs import (
     derive_collator,
     derive_max_length,
@@ -31,13 +36,14 @@ from llmforge.compiler.derive.inputs import (
     probe_model,
     probe_samples,
 )
+from llmforge.compiler.derive.kernels import derive_kernels
 from llmforge.compiler.derive.machine import (
     derive_attention,
-    derive_kernels,
     derive_precision,
     derive_processes,
     probe_machine,
 )
+from llmforge.compiler.derive.memory import derive_memory
 from llmforge.compiler.estimate import foretell
 from llmforge.compiler.fill import fill_sources
 from llmforge.compiler.lower import lower
@@ -66,7 +72,9 @@ PASSES: tuple[Pass, ...] = (
     derive_precision,
     derive_attention,
     derive_kernels,
+    derive_memory,
     derive_batch,
+    derive_evaluation_batch,
     probe_samples,
     derive_steps,
     derive_intervals,
@@ -205,6 +213,7 @@ def _facts(context: Context, origins: Origins) -> dict[str, Any]:
                 "family",
                 "architecture",
                 "parameters",
+                "active_parameters",
                 "embedding_parameters",
                 "layers",
                 "hidden",
@@ -213,8 +222,11 @@ def _facts(context: Context, origins: Origins) -> dict[str, Any]:
                 "vocabulary",
                 "context",
                 "tied_embeddings",
+                "experts",
+                "experts_per_token",
             )
         }
+        model["attentions"] = list(known.model.attentions)
         model["linear_modules"] = sorted(
             {module.name.rpartition(".")[2] for module in known.model.linear_modules}
         )

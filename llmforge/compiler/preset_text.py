@@ -1,7 +1,8 @@
 """A preset file as text: a flat JSON object, its keys and their lines.
 
 In: a path. Out: `Preset`, or the finding that says why there is none; `key_faults` says which keys
-nothing reads and which are missing. What the keys mean is `preset_files.py`'s business.
+nothing reads and which are missing. What the keys mean is the business of `preset_optimizer.py` and
+`preset_lora.py`.
 
 A file is data: nothing in it is run.
 """
@@ -29,7 +30,7 @@ class Preset:
     """The setting that named it, such as `optimizer.path`."""
     where: str
     values: dict[str, Any]
-    """Without keys that say `null` or "none"."""
+    """Without keys that say `null` or "none", unless "none" is one of the key's values."""
     lines: dict[str, int]
     chosen_by: str = ""
     """What named it, in words."""
@@ -40,8 +41,13 @@ class Preset:
         return Diagnostic("LF316", f"{place}: {message}", key=self.key, hint=hint)
 
 
-def read_preset(key: str, path: str) -> Preset | Diagnostic:
-    """A flat JSON object from a file, or why there is none."""
+def read_preset(key: str, path: str, kept: Iterable[str] = ()) -> Preset | Diagnostic:
+    """A flat JSON object from a file, or why there is none.
+
+    Args:
+        key: the setting that named the file.
+        kept: keys for which the text "none" is a value, and not its absence.
+    """
     empty = Preset(key, path, {}, {})
     try:
         with Path(path).open("rb") as file:
@@ -58,7 +64,12 @@ def read_preset(key: str, path: str) -> Preset | Diagnostic:
     if not isinstance(pairs, tuple):  # what an object became; a list stays a list
         return empty.fault("not a JSON object of settings")
     lines = {name: _line_of(name, text) for name, _ in pairs}
-    values = {name: value for name, value in pairs if value not in (None, "none", "None")}
+    whole = set(kept)
+    values = {
+        name: value
+        for name, value in pairs
+        if value is not None and (name in whole or value not in ("none", "None"))
+    }
     preset = Preset(key, path, values, lines)
     twice = [name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index])]
     return preset.fault(f"`{twice[0]}` stands there twice", twice[0]) if twice else preset

@@ -55,6 +55,8 @@ _UNLESS_SET = {
     # 163 with and 4,500 without when another process keeps one of them busy.
     "GOMP_SPINCOUNT": "1000",
 }
+_ALLOCATOR = "PYTORCH_ALLOC_CONF"
+_OLD_ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
 _PACKAGES = (
     *("llmforge", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers"),
     *("safetensors", "huggingface-hub", "numpy", "mlflow", "bitsandbytes", "deepspeed", "ray"),
@@ -81,6 +83,10 @@ def worker_environment(plan: Plan, attempt: int, quiet: bool = False) -> dict[st
     found = {key: value for key, value in os.environ.items() if not key.startswith("HYDRA_")}
     found |= _ALWAYS
     found |= {key: value for key, value in _UNLESS_SET.items() if key not in found}
+    if not {_ALLOCATOR, _OLD_ALLOCATOR}.intersection(found):
+        # blocks that grow in place: logits of another length leave no holes behind, so that what
+        # the memory sheet foretells is nearly all that the device must have
+        found[_ALLOCATOR] = "expandable_segments:True"
     found |= {DRIVER_PID: str(os.getpid()), ATTEMPT: str(attempt), QUIET: "1" if quiet else ""}
     found |= _threads(plan)
     if plan.settings["deterministic"]:

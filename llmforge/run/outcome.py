@@ -96,3 +96,18 @@ def surprises(plan: Plan, steps: int, trainable: int) -> list[Diagnostic]:
         for key, value in measured.items()
         if plan.estimate.get(key) is not None and plan.estimate[key] != value
     ]
+
+
+def memory(plan: Plan, measured: int | None) -> dict[str, float]:
+    """Foretold beside measured peak memory of one device, in bytes; empty where none is measured.
+
+    `error` is foretold / measured - 1: below zero the plan was too hopeful. It is above zero where
+    rows are shorter than `collator.max_length`, which is what the plan budgets.
+    """
+    if not measured:
+        return {}
+    found: dict[str, float] = {"measured_bytes": measured}
+    foretold = (plan.estimate.get("memory") or {}).get("peak_bytes")
+    if foretold:
+        found |= {"foretold_bytes": foretold, "error": round(foretold / measured - 1, 4)}
+    return found

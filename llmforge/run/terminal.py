@@ -144,6 +144,15 @@ def model_line(trainable: int, total: int) -> str:
     return f"{trainable:,} of {total:,} parameters trained ({trainable / total:.2%})"
 
 
+def memory_line(memory: Mapping[str, float]) -> str:
+    """Measured peak memory beside what the plan foretold."""
+    line = f"memory: {memory['measured_bytes'] / 2**30:.2f} GiB at most"
+    if "foretold_bytes" in memory:
+        foretold = memory["foretold_bytes"] / 2**30
+        line += f", {foretold:.2f} GiB foretold ({memory['error']:+.1%})"
+    return line
+
+
 def closing(
     plan: Plan,
     run: RunFolder,

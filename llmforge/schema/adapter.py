@@ -34,7 +34,8 @@ class TargetedAdapter(AdapterSpec):
     """A small trainable part at each of some modules, over a frozen base."""
 
     targets: Targets
-    """`all-linear` (every linear layer but the output head); roles, which fit every architecture:
+    """`all-linear` (every linear layer but the output head and, in a mixture of experts, the
+    router; experts are stacked and no linear layers); roles, which fit every architecture:
     `role:attention`, `role:mlp`, or parts of these joined by `+` (`role:query+value`; the parts are
     query, key, value, output, gate, up, down); names of modules; or a regular expression that
     matches whole module names."""
@@ -177,3 +178,13 @@ class PrefixTuning(VirtualTokens):
     kind: Literal["prefix"]
     init: Literal["normal", "zero"]
     """Start from normal noise, or from zeros."""
+
+
+@register("lora", "file")
+class LoraFile(Spec):
+    """A JSON preset of Void-Trainer. Compiling replaces this section with what the file says, so
+    that a plan never holds this kind."""
+
+    kind: Literal["file"]
+    path: str
+    """The preset, from the working folder."""

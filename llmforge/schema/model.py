@@ -34,6 +34,9 @@ Family = Literal[
 ]
 
 
+Placement = Literal["auto", "balanced", "balanced_low_0", "sequential"]
+
+
 class ModelSpec(Spec):
     """What every model has, wherever its weights come from."""
 
@@ -67,8 +70,25 @@ class ScratchModel(ModelSpec):
     """Share the input embedding with the output head."""
 
 
+class CheckpointModel(ModelSpec):
+    """What every checkpoint has: where its parts are placed when one process trains it."""
+
+    device_map: Annotated[Placement | dict[str, int | str] | None, Effect.SPEED]
+    """Where the parts of the model lie, for one process over several devices; null leaves it to the
+    trainer: all on one device, or sharded. `auto` and `balanced` fill the devices evenly,
+    `balanced_low_0` keeps room on the first, `sequential` fills one after the other; what is left
+    over goes to the CPU, then to `offload_folder`. A mapping names modules: `{model.embed_tokens:
+    cpu, model.layers.0: disk}`, with a GPU's number, `cpu` or `disk`; all modules must have a
+    place. Parts on `cpu` (of a GPU run) or `disk` are read anew in every pass, slowly, and must be
+    frozen."""
+    offload_folder: Annotated[str | None, Effect.BOOKKEEPING]
+    """Folder for parts placed on `disk` that cannot be read where they lie: safetensors whose
+    weights are loaded as they stand are read in place, those of mixtures of experts are regrouped
+    first and written here. Null where none are."""
+
+
 @register("model", "folder", "llmforge.build.model:from_checkpoint")
-class FolderModel(ModelSpec):
+class FolderModel(CheckpointModel):
     """A checkpoint in a local folder: config.json and safetensors."""
 
     kind: Literal["folder"]
@@ -79,7 +99,7 @@ class FolderModel(ModelSpec):
 
 
 @register("model", "hub", "llmforge.build.model:from_checkpoint")
-class HubModel(ModelSpec):
+class HubModel(CheckpointModel):
     """A checkpoint on the Hugging Face hub."""
 
     kind: Literal["hub"]
@@ -109,3 +129,11 @@ class TokenizerSpec(Spec):
     `alpaca`, ...), or the path of a Jinja file."""
     padding_side: Annotated[Literal["auto", "left", "right"], Effect.NUMERICS]
     """Side of the padding in training batches; `auto` is right. Generation always pads left."""
+    add_bos: Annotated[bool | Auto, Effect.DATA]
+    """Begin every text with the BOS token, in training and in the saved tokenizer; a text that
+    brings it already gets no second one. Chats begin as their template says: llmforge's own follow
+    this setting, a tokenizer's own has its own mind. `auto` is as the tokenizer came."""
+    add_eos: Annotated[bool | Auto, Effect.BOOKKEEPING]
+    """The saved tokenizer ends every text with the end token, as some readers want for training.
+    Samples of this run end as the collator says, whatever stands here. `auto` is as the tokenizer
+    came; false is right for generation."""

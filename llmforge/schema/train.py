@@ -41,6 +41,15 @@ class TrainerSpec(Spec):
     """Forward passes per optimizer step."""
     gradient_checkpointing: Annotated[bool | Auto, Effect.SPEED]
     """Recompute activations in the backward pass: less memory, about a third more work."""
+    loss_kernel: Annotated[Literal["auto", "full", "chunked", "liger"], Effect.SPEED]
+    """How the loss is computed; the same number each way, up to rounding. `full` holds the logits
+    of all tokens and a float32 copy of them (16,384 tokens x 128,000 words: 12 GB and as much again
+    in the backward pass). `chunked` computes logits for some hundred tokens at a time, and once
+    more in the backward pass; tokens without a label are left out. `liger` does it in one kernel
+    (package liger-kernel, CUDA). `auto` takes the leanest that is exact for the model."""
+    compile: Annotated[bool, Effect.SPEED]
+    """Compile the model with `torch.compile`: minutes at the start, then faster steps, most of all
+    when batches have one shape (`collator.packing`)."""
     label_smoothing: Fraction
     """Share of the target probability spread over the vocabulary."""
     neftune_alpha: NonNegativeFloat | None

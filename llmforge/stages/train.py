@@ -167,12 +167,17 @@ def finish(
         found += [failed] if failed else []
     for warning in found:
         run.warn(warning.to_dict())
+    memory = outcome.memory(plan, peak_memory())
+    if memory:
+        recorder({f"memory_{name}": amount for name, amount in memory.items()}, steps)
+        screen.say(terminal.memory_line(memory))
     facts = {
         "steps": steps,
         "epoch": trainer.state.epoch,
         "trainable_parameters": trainable,
         "total_parameters": total,
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": memory.get("measured_bytes"),
+        "memory": memory or None,
         "warnings": [warning.to_dict() for warning in found],
     }
     result = outcome.compose_result(plan, run, figures, untrained, facts)

@@ -33,7 +33,8 @@ def plan(revision: str = COMMIT) -> Any:
         "dtype": "float32",
         "attn_implementation": "sdpa",
     }
-    return SimpleNamespace(lowered={"model": lowered}, spec=SimpleNamespace(seed=1))
+    spec = SimpleNamespace(seed=1, quantization=SimpleNamespace(kind="none"))
+    return SimpleNamespace(lowered={"model": lowered}, spec=spec)
 
 
 def test_model_that_is_nowhere() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AutoConfig
 
 from llmforge.build.data import Row
 from llmforge.build.templates import set_chat_template, stop_ids
+from llmforge.build.tokenize import _Mask
 from llmforge.build.tokenizer import give_padding, make_tokenizer, open_tokenizer, train_tokenizer
 
 TEXTS = ["What comes after 1?", "2 comes after 1.", "Grüße aus Köln", "naïve café"] * 5
@@ -140,3 +142,44 @@ def test_source_train_reads_the_rows_given(make_plan):
     rows = [Row("x", 1, {"prompt": "zebra zebra", "completion": "quagga"})] * 20
     tokenizer = make_tokenizer(make_plan({"tokenizer.vocabulary": 280}), rows)
     assert len(tokenizer("zebra")["input_ids"]) < len(tokenizer("brzea")["input_ids"])
+
+
+class TestEdges:
+    """`tokenizer.add_bos` and `add_eos`, in what is trained on and in what is saved."""
+
+    def made(self, make_plan, source: Path, **edges: Any) -> tuple[Any, Any]:
+        changes = {f"tokenizer.{name}": value for name, value in edges.items()}
+        plan = make_plan({"tokenizer.source": str(source), "collator.kind": "lm", **changes})
+        return plan, make_tokenizer(plan, [])
+
+    @pytest.mark.parametrize("bos", [True, False, "auto"])
+    @pytest.mark.parametrize("eos", [True, False, "auto"])
+    def test_the_saved_tokenizer_holds_them(self, bos, eos, make_plan, llama_like, tmp_path: Path):
+        _, tokenizer = self.made(make_plan, llama_like, add_bos=bos, add_eos=eos)
+        tokenizer.save_pretrained(tmp_path / "saved")
+        ids = open_tokenizer(tmp_path / "saved")("yes")["input_ids"]
+        # by itself it begins with BOS and has no end
+        assert (ids[0] == tokenizer.bos_token_id) is (bos is not False)
+        assert (ids[-1] == tokenizer.eos_token_id) is (eos is True)
+        assert ids.count(tokenizer.bos_token_id) <= 1
+
+    @pytest.mark.parametrize("bos", [True, False])
+    def test_samples_begin_so(self, bos, make_plan, llama_like):
+        plan, tokenizer = self.made(make_plan, llama_like, add_bos=bos)
+        mask = _Mask(tokenizer, plan)
+        plain, _ = mask._wrapped(np.array([40, 41]), np.array([40, 41]))
+        begun, _ = mask._wrapped(np.array([1, 40, 41]), np.array([1, 40, 41]))
+        assert list(plain) == ([1] if bos else []) + [40, 41, 2]
+        assert list(begun) == [1, 40, 41, 2], "what the text brings is not doubled"
+
+    @pytest.mark.parametrize("bos", [True, False])
+    def test_shipped_templates_follow(self, bos, make_plan, llama_like):
+        plan = make_plan({"tokenizer.source": str(llama_like), "tokenizer.add_bos": bos,
+                          "tokenizer.chat_template": "vicuna"})  # fmt: skip
+        tokenizer = make_tokenizer(plan, [])
+        chat = [{"role": "user", "content": "a"}]
+        assert tokenizer.apply_chat_template(chat, tokenize=False).count("<s>") == int(bos)
+
+    def test_a_token_that_is_not_there(self, make_plan, gpt2_like):
+        with pytest.raises(ValueError, match="the tokenizer has no bos token"):
+            self.made(make_plan, gpt2_like, add_bos=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
+from llmforge.build import loss_kernels
 from llmforge.build import trainer as module
 from llmforge.build.errors import BuildError, NonFiniteLoss
 from llmforge.build.loss import loss_metrics, token_nll
@@ -95,17 +97,98 @@ class TestGradient:
     ):
         lora = {"lora": settings.LORA}
         plain = self.step(trainer_for, 8, 1, **lora)
-        names = module._current_names
+        names = module.current_names
 
-        def with_kind(arguments: dict[str, Any]) -> dict[str, Any]:
+        def with_kind(accepts: Any, arguments: dict[str, Any]) -> dict[str, Any]:
             kind = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
-            return names(arguments | kind)
+            return names(accepts, arguments | kind)
 
-        monkeypatch.setattr(module, "_current_names", with_kind)
+        monkeypatch.setattr(module, "current_names", with_kind)
         saving = self.step(trainer_for, 8, 1, **lora, **{"trainer.gradient_checkpointing": True})
         assert any(gradient.abs().max() > 0 for gradient in plain.values())
         for name, gradient in plain.items():
             assert torch.allclose(gradient, saving[name], atol=1e-6), name
+
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    @pytest.mark.parametrize("more", ["plain", "accumulated", "packed", "lora", "checkpointed"])
+    def test_loss_by_chunks_is_the_same_gradient(
+        self, trainer_for, settings, monkeypatch, more, smoothing
+    ):
+        monkeypatch.setattr(loss_kernels, "LEAST_TOKENS", 1)
+        monkeypatch.setattr(loss_kernels, "CHUNK_BYTES", 5 * 4 * 300)
+        micro, passes, changes = {
+            "plain": (8, 1, {}),
+            "accumulated": (2, 4, {}),
+            "packed": (2, 1, {"collator.packing": "best_fit"}),
+            "lora": (4, 2, {"lora": settings.LORA}),
+            "checkpointed": (8, 1, {"trainer.gradient_checkpointing": True}),
+        }[more]
+        changes["trainer.label_smoothing"] = smoothing
+        full = self.step(trainer_for, micro, passes, **changes, **{"trainer.loss_kernel": "full"})
+        lean = self.step(
+            trainer_for, micro, passes, **changes, **{"trainer.loss_kernel": "chunked"}
+        )
+        assert max(gradient.abs().max() for gradient in full.values()) > 1e-3
+        for name, gradient in full.items():
+            assert torch.allclose(gradient, lean[name], atol=1e-5), name
+
+
+class TestLossKernel:
+    def test_it_is_at_work_in_training_and_in_evaluation(self, trainer_for, monkeypatch):
+        trainer = trainer_for({"trainer.loss_kernel": "chunked", "trainer.label_smoothing": 0.1})
+        calls = {"loss": 0, "rows": 0}
+
+        def counted(name: str, method: Any) -> Any:
+            def call(*args: Any) -> Any:
+                calls[name] += 1
+                return method(*args)
+
+            return call
+
+        monkeypatch.setattr(trainer.lean, "_sum", counted("loss", trainer.lean._sum))
+        monkeypatch.setattr(trainer.lean, "_row", counted("rows", trainer.lean._row))
+        trainer.train()
+        assert calls == {"loss": 2, "rows": 0}
+        trainer.evaluate()
+        assert calls == {"loss": 2, "rows": len(trainer.eval_dataset)}
+
+    def test_evaluation_has_the_same_figures(self, trainer_for):
+        whole = trainer_for({"trainer.loss_kernel": "full"}).evaluate()
+        chunks = trainer_for({"trainer.loss_kernel": "chunked"}).evaluate()
+        assert chunks["eval_loss"] == pytest.approx(whole["eval_loss"], rel=1e-6)
+        assert chunks["eval_tokens"] == whole["eval_tokens"]
+
+    def test_a_trained_model_still_generates(self, trainer_for):
+        trainer = trainer_for({"trainer.loss_kernel": "chunked"})
+        trainer.train()
+        trainer.evaluate()
+        found = trainer.model.generate(
+            torch.tensor([[5, 6, 7]]), max_new_tokens=4, min_new_tokens=4
+        )
+        assert found.shape == (1, 7)
+
+    def test_liger_that_is_not_installed_says_so(self, make_plan, tmp_path: Path):
+        if importlib.util.find_spec("liger_kernel"):
+            pytest.skip("liger-kernel is installed here")
+        plan = make_plan({"trainer.loss_kernel": "liger"})
+        parts = build_parts(plan, prepare(plan))
+        with pytest.raises(BuildError, match=r"`trainer` .*liger_kernel"):
+            build_trainer(plan, parts, tmp_path, [])
+
+    def test_a_compiled_model_takes_the_same_steps(self, make_plan, tmp_path: Path):
+        def losses(compiles: bool) -> list[float]:
+            plan = make_plan({"trainer.loss_kernel": "chunked"}, rows=UNEVEN)
+            arguments = plan.lowered["training_arguments"]
+            arguments |= {"torch_compile": compiles, "torch_compile_backend": None}
+            # the default backend compiles C++ for minutes; this one traces and runs the same graph
+            if compiles:
+                arguments["torch_compile_backend"] = "aot_eager"
+            trainer = build_trainer(plan, build_parts(plan, prepare(plan)), tmp_path, [])
+            trainer.train()
+            assert hasattr(trainer.model_wrapped, "_orig_mod") is compiles
+            return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+        assert losses(True) == pytest.approx(losses(False), rel=1e-5)
 
 
 class TestEvaluation:

@@ -33,7 +33,7 @@ ROOM = {
     **dict.fromkeys(("pissa", "olora", "loftq", "eva"), ("lora.r=8",)),
     **dict.fromkeys(("prompt", "prefix"), ("collator.max_length=32",)),
 }
-OPTIONS = [option.name for option in options("lora") if option.name != "none"]
+OPTIONS = [option.name for option in options("lora") if option.name not in ("none", "file")]
 
 
 def overrides_of(option: str) -> tuple[str, ...]:

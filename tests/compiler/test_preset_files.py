@@ -116,7 +116,7 @@ def test_origins_name_file_and_line(preset):
 def test_ones_own_overrides_win(preset):
     preset(ADAFACTOR)
 
-    plan = compile_plan([*FILE, "+optimizer.lr=1e-5", "schedule.warmup=1"])
+    plan = compile_plan([*FILE, "optimizer.lr=1e-5", "schedule.warmup=1"])
 
     assert plan.settings["optimizer"]["lr"] == 1e-5
     assert plan.settings["schedule"]["warmup"] == 1
@@ -139,6 +139,14 @@ def test_the_same_numbers_are_the_same_run(preset):
     shipped = compile_plan(["hardware=cpu", "optimizer=adamw_s_ns", "trainer.accumulation=1"])
 
     assert compile_plan(FILE).stages == shipped.stages
+
+
+def test_an_override_that_its_optimizer_does_not_know_is_told(preset):
+    preset(ADAFACTOR)
+
+    (found,) = (d for d in check([*FILE, "optimizer.betas=[0.9,0.99]"]).diagnostics if d.is_error)
+
+    assert (found.code, found.key) == ("LF101", "optimizer.betas")
 
 
 def without(values: dict[str, object], *names: str) -> dict[str, object]:

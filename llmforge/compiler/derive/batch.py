@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 
 from llmforge.compiler.context import Context, Derived, Step
+from llmforge.compiler.memory.fit import sheet_of
 from llmforge.schema.base import share_of
 
 _DUST = 1e-9
 """7% of 100 is 7.000000000000001 in floating point, and yet 7 steps."""
 
-_TOKENS_PER_PASS = 16_384
-"""Tokens per forward pass that keep a device busy; a bound until the memory sheet solves it."""
+TOKENS_PER_PASS = 16_384
+"""Tokens per forward pass from which a larger one trains no faster."""
 
 
 def derive_batch(context: Context) -> Step:
@@ -24,12 +25,8 @@ def derive_batch(context: Context) -> Step:
     world = _processes(context)
     total = trainer.global_batch
     found: list[Derived] = []
-    if isinstance(trainer.micro_batch, int):
-        micro = trainer.micro_batch
-    else:
-        micro, why = _micro_batch(context, world)
-        reads = ("trainer.global_batch", "launch.processes", "collator.max_length")
-        found.append(Derived("trainer.micro_batch", micro, why, reads))
+    micro = trainer.micro_batch
+    assert isinstance(micro, int)  # noqa: S101 - derive_memory ran before
     if isinstance(trainer.accumulation, int):
         passes = trainer.accumulation
     else:
@@ -51,32 +48,39 @@ def derive_batch(context: Context) -> Step:
                 ("trainer.micro_batch", "trainer.accumulation", "launch.processes"),
             )
         )
-    if not isinstance(context.spec.evaluation.micro_batch, int):
-        found.append(
-            Derived(
-                "evaluation.micro_batch",
-                2 * micro,
-                "evaluation holds no gradients: twice the micro batch",
-                ("trainer.micro_batch",),
-            )
-        )
     return Step(tuple(found))
 
 
-def _micro_batch(context: Context, world: int) -> tuple[int, str]:
-    """Samples per forward pass, and why."""
+def derive_evaluation_batch(context: Context) -> Step:
+    """Evaluation holds no gradients: twice the micro batch, if its logits fit."""
+    if isinstance(context.spec.evaluation.micro_batch, int):
+        return Step()
+    micro = int(context.spec.trainer.micro_batch)
+    sheet = sheet_of(context, {"evaluation.micro_batch": 2 * micro})
+    value, why = 2 * micro, "evaluation holds no gradients: twice the micro batch"
+    if sheet is not None and not sheet.fits:
+        value, why = micro, "as in training: the logits of twice as many would not fit"
+    return Step((Derived("evaluation.micro_batch", value, why, ("trainer.micro_batch",)),))
+
+
+def micro_batches(context: Context) -> tuple[list[int], str]:
+    """Micro batches that could be, the fastest first, and why it is the first if memory allows."""
     trainer, length = context.spec.trainer, context.spec.collator.max_length
-    fitting = max(1, _TOKENS_PER_PASS // (length if isinstance(length, int) else 2048))
+    world = _processes(context)
+    if isinstance(trainer.micro_batch, int):
+        return [trainer.micro_batch], "as asked"
+    fitting = max(1, TOKENS_PER_PASS // (length if isinstance(length, int) else 2048))
     if not isinstance(trainer.global_batch, int):
-        return fitting, f"{_TOKENS_PER_PASS:,} tokens per forward pass"
+        sizes = [fitting // 2**halved for halved in range(fitting.bit_length())]
+        return sizes, f"{TOKENS_PER_PASS:,} tokens per forward pass"
     if isinstance(trainer.accumulation, int):
         share = max(1, trainer.global_batch // (world * trainer.accumulation))
-        return share, "global batch over processes and accumulation"
+        return [share], "global batch over processes and accumulation"
     share = max(1, trainer.global_batch // world)
-    micro = max(n for n in range(1, min(share, fitting) + 1) if share % n == 0)
-    return micro, (
+    sizes = [n for n in range(min(share, fitting), 0, -1) if share % n == 0]
+    return sizes, (
         f"largest divisor of {share} samples per process within "
-        f"{_TOKENS_PER_PASS:,} tokens per forward pass"
+        f"{TOKENS_PER_PASS:,} tokens per forward pass"
     )
 
 

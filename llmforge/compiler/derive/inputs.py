@@ -12,10 +12,12 @@ from llmforge.compiler.context import Context, Derived, Step
 from llmforge.compiler.facts.data import look_at
 from llmforge.compiler.facts.model import VOCABULARY_FILES, look_at_model, tokenizer_digests
 from llmforge.compiler.facts.samples import count_samples
+from llmforge.compiler.facts.tokenizer import look_at_tokenizer
 from llmforge.compiler.trace import untraced
 from llmforge.diagnostics import Diagnostic, near
 from llmforge.digests import file_digest
 from llmforge.plan import stage_fingerprints
+from llmforge.schema.adapter import VirtualTokens
 from llmforge.schema.collate import AutoCollator
 from llmforge.schema.model import FolderModel, ModelSpec, ScratchModel
 from llmforge.sources.chat_templates import names, path
@@ -86,7 +88,12 @@ def probe_model(context: Context) -> Step:
     tokenizer, problems = _tokenizer_identity(context, look.tokenizer_identity, cache)
     identity = {**context.facts.identity, "model": look.identity, "tokenizer": tokenizer}
     return Step(
-        facts={"model": look.facts, "model_config": look.config, "identity": identity},
+        facts={
+            "model": look.facts,
+            "model_config": look.config,
+            "identity": identity,
+            "tokenizer": look_at_tokenizer(spec.tokenizer.source, spec.model),
+        },
         diagnostics=(*look.diagnostics, *problems),
     )
 
@@ -187,18 +194,24 @@ def derive_collator(context: Context) -> Step:
 
 
 def derive_max_length(context: Context) -> Step:
-    """Longest sample: what the model can see, up to 2,048 tokens."""
+    """Longest sample: what the model can see, less virtual tokens before it, up to 2,048 tokens."""
     if context.spec.collator.max_length != "auto":
         return Step()
-    model = context.facts.model
+    model, adapter = context.facts.model, context.spec.lora
     context_length = model.context if model is not None else None
-    value = max(_SHORTEST, min(context_length or _LONGEST_BY_DEFAULT, _LONGEST_BY_DEFAULT))
+    before = adapter.tokens if isinstance(adapter, VirtualTokens) else 0
+    room = context_length - before if context_length else _LONGEST_BY_DEFAULT
+    value = max(_SHORTEST, min(room, _LONGEST_BY_DEFAULT))
+    reads: tuple[str, ...] = ("facts.model.context",)
     why = (
         f"the model sees {context_length:,} tokens"
         if context_length
         else "the model's context is not known"
     )
-    return Step((Derived("collator.max_length", value, why, ("facts.model.context",)),))
+    if before:
+        why += f", {before} of them virtual" if context_length else ""
+        reads = (*reads, "lora.tokens")
+    return Step((Derived("collator.max_length", value, why, reads),))
 
 
 def derive_order(context: Context) -> Step:

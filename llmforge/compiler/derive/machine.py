@@ -1,4 +1,4 @@
-"""What follows from the machine: hardware, world size, precision, attention, kernels.
+"""What follows from the machine: hardware, world size, precision, attention.
 
 In: spec and facts. Out: solved values with reasons. Hardware is probed here when it is `auto`;
 everything else is computed from what the plan then holds.
@@ -6,18 +6,17 @@ everything else is computed from what the plan then holds.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from llmforge.compiler.context import Context, Derived, Step
 from llmforge.compiler.facts.families.base import ATTENTIONS
 from llmforge.compiler.facts.hardware import probe_hardware
 from llmforge.compiler.facts.isolation import isolates
+from llmforge.compiler.facts.quantized import quantized_base
 from llmforge.compiler.facts.versions import installed_versions
 from llmforge.schema.adapter import NoAdapter
-from llmforge.schema.optim import AdamW
-from llmforge.schema.precision import BitsAndBytes
-from llmforge.schema.run import AutoHardware, Device
-
-_CHECKPOINTING_FROM = 3_000_000_000
-"""Parameters above which activations, not weights, fill a device first."""
+from llmforge.schema.precision import BitsAndBytes, NoQuantization
+from llmforge.schema.run import AutoHardware, Device, Zero
 
 
 def probe_machine(context: Context) -> Step:
@@ -60,8 +59,10 @@ def derive_processes(context: Context) -> Step:
 
 
 def derive_precision(context: Context) -> Step:
-    """Compute format from the hardware, weight format from who is trained."""
+    """Compute format from the hardware, weight format from who is trained, then the parts that
+    are held apart from the other weights."""
     spec, found = context.spec, []
+    weights = spec.precision.weights
     machine = hardware(context)
     compute = spec.precision.compute
     if compute == "auto":
@@ -78,7 +79,7 @@ def derive_precision(context: Context) -> Step:
         )
     if spec.precision.weights == "auto":
         frozen = not isinstance(spec.lora, NoAdapter) or isinstance(spec.quantization, BitsAndBytes)
-        value = compute if frozen else "float32"
+        weights = value = compute if frozen else "float32"
         why = (
             "a frozen base needs no more than the compute format"
             if frozen
@@ -92,7 +93,37 @@ def derive_precision(context: Context) -> Step:
                 ("precision.compute", "lora.kind", "quantization.kind"),
             )
         )
-    return Step(tuple(found))
+    return Step((*found, *_parts_apart(context, compute, str(weights))))
+
+
+def _parts_apart(context: Context, compute: str, weights: str) -> Iterator[Derived]:
+    """Norms, embeddings and adapter: what `precision.weights` does not decide by itself."""
+    spec, precision = context.spec, context.spec.precision
+    base = quantized_base(context.facts.model_config)
+    quantization = spec.quantization
+    packed = not isinstance(quantization, NoQuantization) or base is not None
+    bitsandbytes = isinstance(quantization, BitsAndBytes) or (
+        base is not None and base.method == "bitsandbytes"
+    )
+    one_format = isinstance(spec.deepspeed, Zero)
+    for name, apart in (("norms", packed), ("embeddings", bitsandbytes)):
+        if getattr(precision, name) != "auto":
+            continue
+        if weights == "float32":
+            value, why = "weights", "all weights are float32"
+        elif compute == "float32":
+            value, why = "weights", "without 16-bit arithmetic (autocast) formats cannot be mixed"
+        elif one_format:
+            value, why = "weights", "DeepSpeed holds all weights in the compute format"
+        elif apart:
+            value, why = "float32", "as is usual over quantized weights, whose errors add to theirs"
+        else:
+            value, why = "weights", "the base is not quantized, and its norms came in this format"
+        reads = ("precision.weights", "quantization.kind", "deepspeed.kind", "model")
+        yield Derived(f"precision.{name}", value, why, reads)
+    if precision.adapter == "auto":
+        why = "small updates of what is trained round to nothing in 16 bits"
+        yield Derived("precision.adapter", "float32", why)
 
 
 def derive_attention(context: Context) -> Step:
@@ -118,36 +149,3 @@ def derive_attention(context: Context) -> Step:
     else:
         value, why = "sdpa", "PyTorch's fused attention runs everywhere"
     return Step((Derived("model.attention", value, why, reads),))
-
-
-def derive_kernels(context: Context) -> Step:
-    """Fused optimizer and gradient checkpointing."""
-    spec, found = context.spec, []
-    if isinstance(spec.optimizer, AdamW) and spec.optimizer.fused == "auto":
-        found.append(
-            Derived(
-                "optimizer.fused",
-                True,
-                "every supported torch has the fused kernel, on CPU and GPU",
-                ("hardware.device",),
-            )
-        )
-    if spec.trainer.gradient_checkpointing == "auto":
-        parameters = context.facts.model.parameters if context.facts.model else 0
-        large = parameters > _CHECKPOINTING_FROM and hardware(context).device == "cuda"
-        why = (
-            f"{parameters:,} parameters: activations would fill the device first"
-            if large
-            else "activations of a model this size fit without recomputing"
-            if parameters
-            else "the model's size is not known; turn it on if memory runs out"
-        )
-        found.append(
-            Derived(
-                "trainer.gradient_checkpointing",
-                large,
-                why,
-                ("hardware.device", "facts.model.parameters"),
-            )
-        )
-    return Step(tuple(found))

@@ -194,11 +194,12 @@ def unfit_weights(data: MixData) -> list[Diagnostic]:
     )
     even = ",".join(f"{name}:1.0" for name in data.sources)
     gone = "".join(f" ~data.weights.{name}" for name in sorted(given - known))
+    blamed = next(iter(sorted(given - known) or sorted(given)), None)  # a leaf has an origin
     return [
         Diagnostic(
             "LF518",
             "data.weights must name every source, and nothing else",
-            key="data.weights",
+            key="data.weights" if blamed is None else f"data.weights.{blamed}",
             notes=notes,
             hint=f"'++data.weights={{{even}}}'{gone}",
         )

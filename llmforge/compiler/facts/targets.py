@@ -56,12 +56,18 @@ def roles_asked(targets: Targets) -> tuple[str, ...] | None:
 def resolve(model: ModelFacts, targets: Targets) -> tuple[LinearModule, ...]:
     """The linear modules that a target hits, in the model's order.
 
-    Raises:
-        re.error: the target is neither roles nor `all-linear` and no regular expression.
+    `all-linear` leaves out the router of a mixture of experts, as well as the output head: an
+    adapter there would deal tokens out otherwise than the frozen experts have learned.
+    A pattern that is no regular expression hits nothing: LF601 says why.
     """
     asked = roles_asked(targets)
     if asked is None:
-        return match_modules(model, targets)
+        try:
+            hit = match_modules(model, targets)
+        except re.error:
+            return ()
+        whole = is_all_linear(targets) and names_are_known(model)
+        return tuple(m for m in hit if m.role != "router") if whole else hit
     return tuple(m for m in model.linear_modules if roles_of(m) & set(asked))
 
 
@@ -75,14 +81,32 @@ def by_ending(modules: Sequence[LinearModule]) -> dict[str, int]:
     return dict(Counter(module.name.rpartition(".")[2] for module in modules))
 
 
+def is_all_linear(targets: Targets) -> bool:
+    """Is it the word for every linear module, in any case, as PEFT takes it?"""
+    return isinstance(targets, str) and targets.lower() == "all-linear"
+
+
+def names_are_known(model: ModelFacts) -> bool:
+    """Are the norms and embeddings of the model known by name, so that an ending of a name can be
+    told to hit linear modules only? Not so for a family that was built to be looked at."""
+    return "embedding" in other_modules(model).values()
+
+
 def peft_targets(model: ModelFacts | None, targets: Targets) -> Targets:
     """`target_modules` for PEFT: as given, or for roles the shortest names that hit just these.
+
+    `all-linear` becomes names as well, where those are known: PEFT reads the word by the types of
+    modules, and takes the experts and the router of a mixture for linear ones.
 
     Args:
         model: facts; without them roles cannot be resolved and are handed on (a rule refuses).
         targets: of the `lora` section.
     """
-    if roles_asked(targets) is None or model is None:
+    if model is None:
+        return targets
+    if is_all_linear(targets) and not names_are_known(model):
+        return targets
+    if roles_asked(targets) is None and not is_all_linear(targets):
         return targets
     return shortest_names(model, resolve(model, targets))
 
@@ -119,6 +143,11 @@ def embeddings_and_head(model: ModelFacts) -> tuple[str, ...]:
     return (*heads, *tables)
 
 
+def ends_of_embeddings(model: ModelFacts) -> set[str]:
+    """Last names of the embeddings and the head, as `modules_to_save` takes them."""
+    return {name.rpartition(".")[2] for name in embeddings_and_head(model)}
+
+
 def trains_tied_embedding(model: ModelFacts | None, endings: Sequence[str]) -> bool:
     """Would `modules_to_save` train one of two modules that share their weight?"""
     if model is None or not model.tied_embeddings:
@@ -130,7 +159,7 @@ def is_pattern(targets: Targets) -> bool:
     """Is a target a regular expression?"""
     if not isinstance(targets, str) or targets.startswith(ROLE):
         return False
-    return targets.lower() != "all-linear"
+    return not is_all_linear(targets)
 
 
 def others_hit(model: ModelFacts, targets: Targets) -> dict[str, str]:

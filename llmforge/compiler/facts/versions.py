@@ -14,9 +14,12 @@ PACKAGES = (
     "mlflow",
     "mlflow-skinny",
     "bitsandbytes",
+    "gptqmodel",
+    "optimum",
     "deepspeed",
     "schedulefree",
     "flash-attn",
+    "liger-kernel",
 )
 
 

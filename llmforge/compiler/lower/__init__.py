@@ -9,10 +9,11 @@ installed signature, so a renamed argument is found before a user finds it.
 from __future__ import annotations
 
 from llmforge.compiler.context import Context, Derived
-from llmforge.compiler.lower.adapter import adapter, quantization
+from llmforge.compiler.lower.adapter import adapter
 from llmforge.compiler.lower.base import Lowered
 from llmforge.compiler.lower.model import model
 from llmforge.compiler.lower.optimizer import clipping, optimizer_kwargs, parameter_groups
+from llmforge.compiler.lower.quantization import quantization
 from llmforge.compiler.lower.schedule import schedule_kwargs
 from llmforge.compiler.lower.training import training_arguments
 

@@ -1,4 +1,4 @@
-"""Keywords of the adapter's configuration in PEFT, and of a quantized base in transformers.
+"""Keywords of the adapter's configuration in PEFT.
 
 In: a solved context. Out: keyword -> value and its source. Roles of targets become names here.
 """
@@ -31,7 +31,6 @@ from llmforge.schema.adapter import (
     Vera,
 )
 from llmforge.schema.base import share_of
-from llmforge.schema.precision import BitsAndBytes
 
 _INITS: dict[str, Any] = {"default": True}
 """Starts under PEFT's own names where these differ. LoftQ starts as LoRA does, and is then fitted
@@ -165,22 +164,3 @@ _KINDS: tuple[tuple[type[AdapterSpec], _Make], ...] = (
     (PromptTuning, _prompt),
     (PrefixTuning, _prefix),
 )
-
-
-def quantization(context: Context) -> Lowered | None:
-    """Keywords of `BitsAndBytesConfig`; None without one."""
-    found = context.spec.quantization
-    if not isinstance(found, BitsAndBytes):
-        return None
-    if found.bits == 4:
-        return {
-            "load_in_4bit": (True, "quantization.bits"),
-            "bnb_4bit_quant_type": (found.quant_type, "quantization.quant_type"),
-            "bnb_4bit_use_double_quant": (found.double_quant, "quantization.double_quant"),
-            "bnb_4bit_compute_dtype": (context.spec.precision.compute, "precision.compute"),
-        }
-    return {
-        "load_in_8bit": (True, "quantization.bits"),
-        "llm_int8_threshold": (found.int8_threshold, "quantization.int8_threshold"),
-        "llm_int8_has_fp16_weight": (found.int8_fp16_weight, "quantization.int8_fp16_weight"),
-    }

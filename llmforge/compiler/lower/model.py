@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from llmforge.compiler.context import Context
 from llmforge.compiler.lower.base import Lowered
-from llmforge.schema.model import FolderModel, HubModel, ScratchModel
+from llmforge.schema.model import CheckpointModel, FolderModel, HubModel, ScratchModel
 
 
 def model(context: Context) -> Lowered:
@@ -30,5 +30,15 @@ def model(context: Context) -> Lowered:
         "revision": (revision, "model.revision" if revision else source),
         "trust_remote_code": (spec.model.trust_remote_code, "model.trust_remote_code"),
         "use_safetensors": (True, source),
+        **_placing(spec.model),
         **lowered,
+    }
+
+
+def _placing(found: CheckpointModel) -> Lowered:
+    """Where the parts lie, if that was asked; otherwise the trainer places the model."""
+    return {
+        name: (value, f"model.{name}")
+        for name in ("device_map", "offload_folder")
+        if (value := getattr(found, name)) is not None
     }

@@ -31,6 +31,7 @@ def training_arguments(context: Context) -> Lowered:
             {"use_reentrant": False} if trainer.gradient_checkpointing else None,
             "trainer.gradient_checkpointing",
         ),
+        "torch_compile": (trainer.compile, "trainer.compile"),
         "label_smoothing_factor": (trainer.label_smoothing, "trainer.label_smoothing"),
         "neftune_noise_alpha": (trainer.neftune_alpha, "trainer.neftune_alpha"),
         "dataloader_num_workers": (trainer.workers, "trainer.workers"),

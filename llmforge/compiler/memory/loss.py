@@ -24,8 +24,9 @@ _FORWARD, _FORWARD_SINGLE, _BACKWARD, _KEPT = 10, 8, 12, 4
 _SMOOTHED = 4
 """More of them under label smoothing: the negative logarithm is a tensor of its own."""
 
-CHUNK_BYTES = 2**29
-"""Float32 logits of a chunk; the same as in `build/loss_kernels.py`, which a test holds."""
+CHUNK_BYTES, LEAST_TOKENS = 2**27, 1024
+"""Float32 logits of a chunk, and the fewest tokens of one; the same as in `build/loss_kernels.py`,
+which a test holds."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def loss_memory(
 
 def _chunk(vocabulary: int, words: int) -> int:
     """Float32 logits of one chunk of tokens; bytes."""
-    tokens = max(1, CHUNK_BYTES // (4 * vocabulary))
+    tokens = max(LEAST_TOKENS, CHUNK_BYTES // (4 * vocabulary))
     return min(4 * words, 4 * tokens * vocabulary)
 
 

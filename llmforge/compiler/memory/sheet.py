@@ -166,7 +166,9 @@ def _step(
     }
     scratch = _layer_scratch(model, asked)
     recomputed = kept.one_layer + kept.one_layer_casts if asked.checkpointing else 0
-    ended = {**always, "gradients": static.gradients}
+    ended = {**always, "gradients": static.gradients, "activations": kept.pinned}
+    # the token embedding's gradient comes last of all, unless it is the output head's as well
+    nearly = {**ended, "gradients": static.gradients - static.last_gradient}
     casts = max(kept.forward_casts, kept.weight_casts)
     moments = {
         "loss": {**passed, "weight_casts": casts, "logits_and_loss": loss.forward},
@@ -177,14 +179,14 @@ def _step(
             "scratch": scratch,
         },
         "backward pass of the first layer": {
-            **ended,
-            "activations": kept.outside,
+            **nearly,
+            "activations": kept.outside + kept.pinned,
             "recomputed_layer": kept.one_layer + kept.one_layer_casts,
             "scratch": scratch,
         },
         # two gradients of one table wait to be added, and their sum is a third
         "end of the backward pass": {**ended, "tied_gradients": 2 * static.table_gradient},
-        "optimizer": {**ended, "scratch": static.optimizer_scratch},
+        "optimizer": {**ended, "activations": 0, "scratch": static.optimizer_scratch},
     }
     name = max(moments, key=lambda name: sum(moments[name].values()))
     return name, moments[name]
@@ -198,3 +200,8 @@ def _layer_scratch(model: ModelFacts, asked: ForwardPass) -> int:
         tokens += asked.rows * asked.adapter.tokens
     size = BYTES[asked.compute]
     return tokens * size * (3 * model.intermediate + 2 * model.hidden)
+
+
+def gib(amount: int) -> str:
+    """Bytes as `12.3 GiB`."""
+    return f"{amount / 2**30:.1f} GiB"

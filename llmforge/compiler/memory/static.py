@@ -59,6 +59,8 @@ class Static:
     """Of everything that is trained."""
     table_gradient: int
     """Of the token embedding where it is trained and tied to the output head, else 0."""
+    last_gradient: int
+    """Of the token embedding where it is trained and not tied: the last one to be computed."""
     optimizer_scratch: int
     """What the optimizer's step needs for itself."""
     load: int
@@ -105,6 +107,7 @@ def static_memory(
         held={name: amount for name, amount in held.items() if amount},
         gradients=gradients,
         table_gradient=parts.table * size if full and model.tied_embeddings else 0,
+        last_gradient=parts.table * size if full and not model.tied_embeddings else 0,
         optimizer_scratch=scratch,
         load=whole + (parts.largest * BYTES[_weights(spec)] if parts.quantized else 0),
         host={name: amount for name, amount in host.items() if amount},
@@ -168,9 +171,7 @@ def _base(
     return plain + packed, constants
 
 
-def _bitsandbytes(
-    model: ModelFacts, quantization: BitsAndBytes, quantized: int
-) -> tuple[int, int]:
+def _bitsandbytes(model: ModelFacts, quantization: BitsAndBytes, quantized: int) -> tuple[int, int]:
     if quantization.bits == 8:
         inner = [m for m in model.linear_modules if m.role not in ("head", "vision")]
         copies = 2 * quantized if quantization.int8_fp16_weight else 0
@@ -293,5 +294,3 @@ def _fsdp(
         divided = {}
     divided["gathered_weights"] = gathered * half if world > 1 else 0
     return divided, host, gradients // world
-
-

@@ -13,17 +13,23 @@ from llmforge.compiler.rules import (
     batch,
     data,
     distributed,
+    memory,
     model,
     optimizer,
     packing,
     precision,
+    quantization,
+    tokens,
     tracking,
+    training,
 )
 from llmforge.compiler.rules.base import Rule, registered_rules
 
 MODULES = (
     batch,
+    memory,
     precision,
+    quantization,
     optimizer,
     distributed,
     data,
@@ -31,7 +37,9 @@ MODULES = (
     model,
     adapter,
     adapter_kinds,
+    tokens,
     tracking,
+    training,
 )
 
 RULES: tuple[Rule, ...] = registered_rules()

@@ -11,8 +11,9 @@ from llmforge.compiler.facts.others import other_modules
 from llmforge.compiler.facts.targets import (
     ROLES,
     by_ending,
-    embeddings_and_head,
+    ends_of_embeddings,
     hit_modules,
+    is_all_linear,
     is_pattern,
     others_hit,
     resolve,
@@ -234,13 +235,9 @@ def modules_to_save(context: Context) -> Iterator[Diagnostic]:
         "LF613",
         message,
         key="lora.modules_to_save",
-        notes=(f"trained whole most often: {', '.join(sorted(_whole(model)))}",),
+        notes=(f"trained whole most often: {', '.join(sorted(ends_of_embeddings(model)))}",),
         hint=override("lora.modules_to_save", kept),
     )
-
-
-def _whole(model: ModelFacts) -> set[str]:
-    return {name.rpartition(".")[2] for name in embeddings_and_head(model)}
 
 
 def _not_whole(
@@ -264,29 +261,26 @@ def _not_whole(
     return None
 
 
-@rule("LF619", "new tokens under a frozen embedding")
-def new_tokens_frozen(context: Context) -> Iterator[Diagnostic]:
-    """A tokenizer trained here gives its tokens other numbers than the checkpoint learned, and an
-    adapter leaves the embedding as it is: every token would look up some other token's vector.
+@rule("LF621", "experts that the adapter does not reach")
+def experts_stay_frozen(context: Context) -> Iterator[Diagnostic]:
+    """In a mixture of experts most weights are the experts', which are stacked in parameters of
+    three dimensions: `all-linear` names linear modules, so it adapts the attention (and experts
+    that every token goes through) and leaves the others and the router as they are.
 
-    Keep the checkpoint's tokenizer, or train embedding and head with the adapter. The embedding
-    keeps its number of rows: llmforge never resizes one (more tokens than rows are LF609).
+    A note, since that is how such models are adapted most often; roles say it outright.
     """
-    spec, model = context.spec, context.facts.model
-    scratch = isinstance(spec.model, ScratchModel)
-    if scratch or model is None or isinstance(spec.lora, NoAdapter):
+    adapter, model = context.spec.lora, context.facts.model
+    if not isinstance(adapter, TargetedAdapter) or model is None or not model.experts:
         return
-    if spec.tokenizer.source != "train":
+    if not is_all_linear(adapter.targets):
         return
-    saved = getattr(spec.lora, "modules_to_save", [])
-    if not set(embeddings_and_head(model)) - set(saved_modules(model, saved)):
-        return
-    if trains_tied_embedding(model, saved):
-        return  # one of two names is enough: they are one weight
+    parts = [role for role in ("attention", "mlp") if resolve(model, f"role:{role}")]
     yield Diagnostic(
-        "LF619",
-        "a new tokenizer, and the adapter leaves the checkpoint's embedding frozen",
-        key="tokenizer.source",
-        notes=("to train both: " + override("lora.modules_to_save", sorted(_whole(model))),),
-        hint="tokenizer.source=model",
+        "LF621",
+        f"`all-linear` leaves the {model.experts} experts of each layer frozen: "
+        f"{model.expert_parameters / model.parameters:.0%} of the weights",
+        Severity.NOTE,
+        key="lora.targets",
+        notes=("experts are stacked in one parameter, which is no linear module",),
+        hint=f"lora.targets=role:{'+'.join(parts)}",
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 
 from llmforge.compiler.context import Context
 from llmforge.compiler.derive.inputs import COLLATOR_OF_SHAPE, READABLE
+from llmforge.compiler.facts.faults import pasted
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.schema import RunSpec
-from llmforge.schema.data import BuiltinData, MixData
+from llmforge.schema.data import BuiltinData, MixData, Source
 from llmforge.sources.opening import sources_of
 
 
@@ -91,37 +94,66 @@ def streamed_data(context: Context) -> Iterator[Diagnostic]:
     """Streamed rows are read while training and never counted: nothing can follow from how many
     there are, and nothing can be chosen from all of them.
 
-    So the run's length is `trainer.max_steps`, evaluation rows have files of their own, the
-    tokenizer is there already, and sources of a mix take turns instead of having weights.
+    So the run's length is `trainer.max_steps`, evaluation rows have files of their own (of a file
+    with a fold column, train on `data.select=['part == "train"']`), the tokenizer is there already,
+    one process trains, and sources of a mix take turns instead of having weights.
     """
     spec = context.spec
     if not spec.data.streaming:
         return
-    found: list[tuple[str, str, str | None]] = []
+    for key, what, hint in (*_counted(spec), *_held_out(spec), *_at_once(spec)):
+        yield Diagnostic("LF519", f"{what}, while the data are streamed", key=key, hint=hint)
+
+
+Found = Iterator[tuple[str, str, str]]
+"""Key, what is impossible, hint."""
+
+
+def _counted(spec: RunSpec) -> Found:
+    """What follows from the number of rows."""
     if spec.trainer.max_steps is None:
         steps = "trainer.epochs=null trainer.max_steps=1000"
-        found.append(("trainer.max_steps", "an epoch of unknown length", steps))
-    held_out = any(
-        source.fold is not None or getattr(source, "evaluation", None) is None
-        for source in sources_of(spec.data).values()
-    )
-    if held_out and spec.data.eval_fraction > 0:
-        what = "a share held out of rows that are never counted"
-        neither = "data.eval_fraction=0 evaluation.every=null"
-        found.append(("data.eval_fraction", what, neither))
-    if spec.tokenizer.source == "train":
-        what = "a tokenizer trained on rows that are not read ahead"
-        found.append(("tokenizer.source", what, "tokenizer.source=<folder>"))
-    if isinstance(spec.data, BuiltinData):
-        found.append(("data.streaming", "rows that are generated at once", "data.streaming=false"))
-    if isinstance(spec.data, MixData) and spec.data.weights is not None:
-        found.append(("data.weights", "weights of sources of unknown size", "data.weights=null"))
+        yield "trainer.max_steps", "an epoch of unknown length", steps
     for key, every in (
         ("evaluation.every", spec.evaluation.every),
         ("checkpoint.every", spec.checkpoint.every),
         ("trainer.log_every", spec.trainer.log_every),
     ):
         if every == "epoch":
-            found.append((key, "every epoch, whose length is not known", f"{key}=25%"))
-    for key, what, hint in found:
-        yield Diagnostic("LF519", f"{what}, while the data are streamed", key=key, hint=hint)
+            yield key, "every epoch, whose length is not known", f"{key}=25%"
+    if isinstance(spec.data, MixData) and spec.data.weights is not None:
+        yield "data.weights", "weights of sources of unknown size", "data.weights=null"
+
+
+def _held_out(spec: RunSpec) -> Found:
+    """Evaluation rows that stand among the training rows."""
+    sources = sources_of(spec.data)
+    for name, source in sources.items():
+        if source.fold is not None:
+            prefix = f"data.sources.{name}" if name else "data"
+            what = "rows held out by a column of rows that are never counted"
+            yield f"{prefix}.fold", what, pasted(_selected(source), prefix)
+    if spec.data.eval_fraction > 0 and any(
+        source.fold is None and getattr(source, "evaluation", None) is None
+        for source in sources.values()
+    ):
+        what = "a share held out of rows that are never counted"
+        yield "data.eval_fraction", what, "data.eval_fraction=0 evaluation.every=null"
+
+
+def _selected(source: Source) -> str:
+    """The training rows of a fold column, by conditions."""
+    kept = ", ".join(json.dumps(text) for text in (*source.select, f'{source.fold} == "train"'))
+    return f"data.fold=null {shlex.quote(f'data.select=[{kept}]')}"
+
+
+def _at_once(spec: RunSpec) -> Found:
+    """What needs all rows before the first step, or all ranks the same ones."""
+    if spec.tokenizer.source == "train":
+        what = "a tokenizer trained on rows that are not read ahead"
+        yield "tokenizer.source", what, "tokenizer.source=<folder>"
+    if isinstance(spec.data, BuiltinData):
+        yield "data.streaming", "rows that are generated at once", "data.streaming=false"
+    if spec.launch.processes != 1:
+        what = "several processes that would be given batches of unequal length"
+        yield "launch.processes", what, "launch=local launch.processes=1"

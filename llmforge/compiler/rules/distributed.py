@@ -8,6 +8,10 @@ from llmforge.compiler.context import Context
 from llmforge.compiler.derive.machine import hardware
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic
+from llmforge.schema import RunSpec
+from llmforge.schema.adapter import NoAdapter
+from llmforge.schema.model import ScratchModel
+from llmforge.schema.optim import BitsAndBytesOptimizer
 from llmforge.schema.precision import BitsAndBytes
 from llmforge.schema.run import Fsdp2, LocalLaunch, Zero
 
@@ -115,4 +119,66 @@ def local_launch_of_many(context: Context) -> Iterator[Diagnostic]:
             f"a local launch of {launch.processes} processes",
             key="launch.processes",
             hint=f"launch=torchrun launch.processes={launch.processes}",
+        )
+
+
+@rule("LF420", "bitsandbytes optimizer over FSDP shards")
+def bitsandbytes_optimizer_over_fsdp(context: Context) -> Iterator[Diagnostic]:
+    """FSDP2 hands the optimizer its shard as a distributed tensor; the kernels of bitsandbytes
+    (8-bit and paged optimizers) take plain ones and read past the shard's end.
+
+    `optimizer=adamw` shards its state with the weights, which saves as much from four processes on.
+    Under ZeRO (`deepspeed=stage2`) shards are plain tensors.
+    """
+    spec = context.spec
+    if isinstance(spec.fsdp, Fsdp2) and isinstance(spec.optimizer, BitsAndBytesOptimizer):
+        yield Diagnostic(
+            "LF420",
+            f"{spec.optimizer.kind} over FSDP shards",
+            key="optimizer.kind",
+            notes=("bitsandbytes issues 89 and 1633",),
+            hint=f"optimizer={_adamw(spec)}",
+        )
+
+
+def _adamw(spec: RunSpec) -> str:
+    """The AdamW whose rate fits what is trained."""
+    if isinstance(spec.model, ScratchModel):
+        return "adamw"
+    return "adamw_finetune" if isinstance(spec.lora, NoAdapter) else "adamw_lora"
+
+
+@rule("LF421", "FSDP with bitsandbytes")
+def fsdp_with_bitsandbytes(context: Context) -> Iterator[Diagnostic]:
+    """FSDP shards and gathers weights of one number format; bitsandbytes packs them as bytes, with
+    constants beside them that FSDP does not see.
+
+    Use ZeRO stage 2 (`fsdp=none deepspeed=stage2`) or plain data parallelism (`fsdp=none`): a
+    frozen, quantized base is small, and it is all that FSDP would shard beyond these.
+    """
+    if isinstance(context.spec.fsdp, Fsdp2) and isinstance(context.spec.quantization, BitsAndBytes):
+        yield Diagnostic(
+            "LF421", "FSDP over a bitsandbytes base", key="fsdp.kind", hint="fsdp=none"
+        )
+
+
+@rule("LF422", "offloaded optimizer that runs on GPUs only")
+def offloaded_bitsandbytes_optimizer(context: Context) -> Iterator[Diagnostic]:
+    """With `deepspeed.offload_optimizer` the state lies in CPU memory and the step is taken there;
+    the optimizers of bitsandbytes step on the GPU.
+
+    Their paged forms move state to CPU memory by themselves: leave the offload out, or take an
+    optimizer that steps on a CPU (`optimizer=adamw`).
+    """
+    zero, optimizer = context.spec.deepspeed, context.spec.optimizer
+    if (
+        isinstance(zero, Zero)
+        and zero.offload_optimizer
+        and isinstance(optimizer, BitsAndBytesOptimizer)
+    ):
+        yield Diagnostic(
+            "LF422",
+            f"{optimizer.kind} with its state offloaded to the CPU",
+            key="deepspeed.offload_optimizer",
+            hint="deepspeed.offload_optimizer=false",
         )

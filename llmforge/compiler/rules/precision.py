@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 from llmforge.compiler.context import Context
 from llmforge.compiler.derive.machine import hardware
+from llmforge.compiler.facts.quantized import quantized_base
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic
 from llmforge.schema.adapter import NoAdapter
 from llmforge.schema.model import HubModel, ModelSpec, ScratchModel
 from llmforge.schema.optim import AdamW8bit
-from llmforge.schema.precision import BitsAndBytes
+from llmforge.schema.precision import BitsAndBytes, NoQuantization
 
 
 @rule("LF301", "4-bit with 8-bit")
@@ -60,14 +61,13 @@ def base_already_quantized(context: Context) -> Iterator[Diagnostic]:
     Quantizing rounded weights again would throw away what is left of them, or fail at load. Take
     the checkpoint as it is, or choose its full-precision original.
     """
-    own = context.facts.model_config.get("quantization_config")
-    if own and isinstance(context.spec.quantization, BitsAndBytes):
-        method = own.get("quant_method", "unknown") if isinstance(own, dict) else "unknown"
+    own = quantized_base(context.facts.model_config)
+    if own is not None and isinstance(context.spec.quantization, BitsAndBytes):
         yield Diagnostic(
             "LF302",
-            f"the base is quantized already ({method})",
+            f"the base is quantized already ({own.name})",
             key="quantization.kind",
-            hint="quantization=none",
+            hint="quantization=gptq" if own.method == "gptq" else "quantization=none",
         )
 
 
@@ -77,8 +77,8 @@ def quantized_without_adapter(context: Context) -> Iterator[Diagnostic]:
 
     Train adapters over them (`lora=small`), or load the base unquantized.
     """
-    own = bool(context.facts.model_config.get("quantization_config"))
-    chosen = isinstance(context.spec.quantization, BitsAndBytes)
+    own = quantized_base(context.facts.model_config) is not None
+    chosen = not isinstance(context.spec.quantization, NoQuantization)
     if (own or chosen) and isinstance(context.spec.lora, NoAdapter):
         yield Diagnostic(
             "LF303",
@@ -200,6 +200,13 @@ def float16_masters(context: Context) -> Iterator[Diagnostic]:
     frozen = not isinstance(spec.lora, NoAdapter) or isinstance(spec.quantization, BitsAndBytes)
     if hardware(context).device == "cpu":
         return  # LF304 refuses float16 there whoever is trained
+    if spec.precision.adapter == "weights" and spec.precision.weights == "float16" and frozen:
+        yield Diagnostic(
+            "LF308",
+            "the adapter is trained, but held in float16",
+            key="precision.adapter",
+            hint="precision.adapter=float32",
+        )
     if spec.precision.weights == "float16" and not frozen:
         yield Diagnostic(
             "LF308",
@@ -209,19 +216,23 @@ def float16_masters(context: Context) -> Iterator[Diagnostic]:
         )
 
 
-@rule("LF309", "quantizing random weights")
+@rule("LF309", "packing at load what is not loaded")
 def scratch_quantized(context: Context) -> Iterator[Diagnostic]:
-    """bitsandbytes packs a checkpoint's weights while they are loaded; a model from scratch loads
-    none, so the setting would be read by nobody.
+    """`quantization.when=load` packs a checkpoint's weights while they are read; a model from
+    scratch reads none, so the setting would be read by nobody.
 
-    Choose a checkpoint (`model=folder`, `model=hub`), or no quantization.
+    `quantization.when=after_build` packs random weights as well, to try a recipe out.
     """
-    if isinstance(context.spec.model, ScratchModel) and isinstance(
-        context.spec.quantization, BitsAndBytes
+    chosen = context.spec.quantization
+    if (
+        isinstance(context.spec.model, ScratchModel)
+        and isinstance(chosen, BitsAndBytes)
+        and chosen.when == "load"
     ):
         yield Diagnostic(
             "LF309",
-            "a model from scratch has no weights to quantize",
+            "a model from scratch has no weights to quantize at load",
             key="quantization.kind",
+            notes=("quantization.when=after_build packs random weights too, under an adapter",),
             hint="quantization=none",
         )

@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmforge.compiler.context import Context, Facts
-from llmforge.compiler.derive.batch import derive_batch, derive_intervals, derive_steps
+from llmforge.compiler.derive.batch import (
+    derive_batch,
+    derive_evaluation_batch,
+    derive_intervals,
+    derive_steps,
+)
+from llmforge.compiler.derive.memory import derive_memory
 from llmforge.compiler.facts.samples import Samples
 from llmforge.compiler.rules.batch import batch_does_not_divide
 from llmforge.origins import Origins
@@ -15,9 +21,16 @@ from llmforge.origins import Origins
 DATA = Facts(samples=Samples(1000, exact=True, what="rows"))
 
 
+def solve(context: Context) -> Context:
+    """The passes that solve batches; the model's size is not known here."""
+    for solver in (derive_memory, derive_batch, derive_evaluation_batch):
+        context = context.apply(solver(context), solver.__name__, Origins())
+    return context
+
+
 def batch_of(context: Context) -> tuple[int, int, int]:
-    """Global batch, micro batch, accumulation after the pass."""
-    trainer = context.apply(derive_batch(context), "derive_batch", Origins()).spec.trainer
+    """Global batch, micro batch, accumulation after the passes."""
+    trainer = solve(context).spec.trainer
     return trainer.global_batch, trainer.micro_batch, trainer.accumulation
 
 
@@ -61,9 +74,7 @@ def test_batch(given, expected, unsolved):
 
 
 def test_evaluation_takes_twice_the_micro_batch(unsolved):
-    context = unsolved(sizes(64, 16, 4))
-
-    solved = context.apply(derive_batch(context), "derive_batch", Origins())
+    solved = solve(unsolved(sizes(64, 16, 4)))
 
     assert solved.spec.evaluation.micro_batch == 32
 
@@ -97,7 +108,7 @@ def test_it_comes_out_or_is_refused_with_a_hint_that_is_accepted(changes, anythi
     """global = micro x accumulation x processes, or LF204 whose hint makes it so."""
     context = anything(changes)
     total, micro, passes = batch_of(context)
-    solved = context.apply(derive_batch(context), "derive_batch", Origins())
+    solved = solve(context)
 
     assert min(total, micro, passes) >= 1
     assert changes["trainer.global_batch"] in ("auto", total)
@@ -110,9 +121,7 @@ def test_it_comes_out_or_is_refused_with_a_hint_that_is_accepted(changes, anythi
         pasted = dict(text.split("=") for text in finding.hint.split())
         mended = {key: value if value == "auto" else int(value) for key, value in pasted.items()}
         again = anything({**changes, **mended})
-        assert not list(
-            batch_does_not_divide(again.apply(derive_batch(again), "derive_batch", Origins()))
-        )
+        assert not list(batch_does_not_divide(solve(again)))
 
 
 @pytest.mark.parametrize(

@@ -75,23 +75,6 @@ def test_one_process_per_device(options, processes, solved):
     assert solved(*options).spec.launch.processes == processes
 
 
-@pytest.mark.parametrize(
-    ("hardware", "layers", "expected"),
-    [("h200", 32, True), ("h200", 2, False), ("cpu", 32, False)],
-)
-def test_gradient_checkpointing_of_large_models_on_gpus(
-    hardware, layers, expected, solved, checkpoint, bench
-):
-    """32 layers of 4,096 are more than three billion parameters, 2 are not."""
-    shape = {"num_hidden_layers": layers, "hidden_size": 4096, "intermediate_size": 11008,
-             "num_attention_heads": 32, "num_key_value_heads": 32}  # fmt: skip
-    name = checkpoint(bench / f"layers{layers}", **shape).name
-
-    trainer = solved(f"hardware={hardware}", "model=folder", f"model.path={name}").spec.trainer
-
-    assert trainer.gradient_checkpointing is expected
-
-
 def test_fused_adamw_unless_told_otherwise(solved):
     assert solved().spec.optimizer.fused is True
     assert solved("optimizer.fused=false").spec.optimizer.fused is False

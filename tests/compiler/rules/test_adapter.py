@@ -8,7 +8,6 @@ from llmforge.compiler.rules.adapter import (
     adapter_over_random_weights,
     lora_targets_hit_too_few,
     modules_to_save,
-    new_tokens_frozen,
     roles_of_unknown_model,
     targets_hit_others,
 )
@@ -19,6 +18,7 @@ from llmforge.compiler.rules.adapter_kinds import (
     start_impossible,
     virtual_tokens_without_room,
 )
+from llmforge.compiler.rules.tokens import new_tokens_frozen
 
 TINY = ("model=folder", "model.path=tiny")
 TIED = {"model.tie_embeddings": True}

@@ -1,0 +1,118 @@
+"""The memory sheet against what one H200 measured (torch 2.11, `benchmarks/memory.py`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmforge.compiler.memory.fit import CannotFit, fit, largest_fitting, sheet_of, smallest_change
+from llmforge.compiler.memory.sheet import Sheet
+from llmforge.compiler.passes import Checked, check
+
+GIB = 2**30
+MEASURED = json.loads(Path(__file__).with_name("measured.json").read_text(encoding="utf-8"))
+"""Case -> overrides and GiB, as the benchmark prints them."""
+
+FIXED = (
+    "trainer.global_batch=auto", "trainer.epochs=null", "trainer.max_steps=3", "hardware=h200",
+    "checkpoint.every=null", "evaluation=end",
+)  # fmt: skip
+
+
+def compiled(*overrides: str) -> Checked:
+    found = check(overrides)
+    assert found.context is not None
+    return found
+
+
+def sheet(*overrides: str) -> Sheet:
+    context = compiled(*overrides).context
+    assert context is not None
+    found = sheet_of(context)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("case", MEASURED, ids=lambda case: case["case"])
+def test_what_is_foretold_is_what_a_gpu_measured(case: dict[str, object]) -> None:
+    overrides = tuple(str(word) for word in case["overrides"])  # type: ignore[attr-defined]
+    found = sheet(*overrides, *FIXED)
+    assert found.totals["step"] / GIB == pytest.approx(case["step_gib"], rel=0.01)
+    assert found.totals["evaluation"] / GIB == pytest.approx(case["evaluation_gib"], rel=0.02)
+
+
+def test_a_larger_batch_takes_more_and_checkpointing_less() -> None:
+    base = ("model=llama3_8b", "lora=small", "hardware=h200", "trainer.global_batch=auto")
+    off = "trainer.gradient_checkpointing=false"
+    small = sheet(*base, off, "trainer.micro_batch=1")
+    large = sheet(*base, off, "trainer.micro_batch=4")
+    recomputed = sheet(*base, "trainer.gradient_checkpointing=true", "trainer.micro_batch=4")
+    assert recomputed.peak < small.peak < large.peak
+
+
+def test_the_largest_that_fits_fits_and_one_more_does_not() -> None:
+    context = compiled("model=llama3_8b", "lora=4bit_s", "quantization=4bit", "hardware=rtx4090")
+    context = context.context
+    assert context is not None
+    for key in ("trainer.micro_batch", "collator.max_length", "lora.r"):
+        answer = fit(context, key)
+        at, above = (sheet_of(context, {key: answer.largest + more}) for more in (0, 1))
+        assert at is not None
+        assert above is not None
+        assert at.fits, key
+        limit = {"collator.max_length": 8192, "lora.r": 4096}.get(key)
+        assert not above.fits or answer.largest == limit, key
+
+
+def test_a_fit_is_asked_for_numbers_only() -> None:
+    context = compiled("hardware=cpu").context
+    assert context is not None
+    with pytest.raises(CannotFit, match="these can: trainer"):
+        fit(context, "optimizer.lr")
+    with pytest.raises(CannotFit, match="no rank"):
+        fit(context, "lora.r")
+
+
+@pytest.mark.parametrize("boundary", [0, 1, 2, 3, 7, 8, 9, 1000])
+def test_halving_finds_the_boundary(boundary: int) -> None:
+    assert largest_fitting(lambda n: n <= boundary, 100) == min(boundary, 100)
+
+
+def test_what_is_solved_fits() -> None:
+    for hardware in ("rtx4090", "a100_80gb", "h200"):
+        found = compiled(
+            "model=llama3_8b", "lora=small", "quantization=4bit", f"hardware={hardware}"
+        )
+        assert not found.refused
+        assert found.context is not None
+        assert sheet_of(found.context).fits  # type: ignore[union-attr]
+
+
+def test_checkpointing_is_off_where_it_fits_without() -> None:
+    setting = {}
+    for hardware in ("rtx4090", "h200"):
+        context = compiled(
+            "model=llama3_8b", "lora=small", "quantization=4bit", f"hardware={hardware}"
+        )
+        assert context.context is not None
+        setting[hardware] = context.context.spec.trainer.gradient_checkpointing
+    assert setting == {"rtx4090": True, "h200": False}
+
+
+def test_the_smallest_change_keeps_the_results_where_it_can() -> None:
+    base = ("model=llama3_8b", "lora=small", "hardware=a100_80gb")
+    asked = compiled(*base, "trainer.micro_batch=32", "trainer.gradient_checkpointing=false")
+    assert asked.refused
+    assert asked.context is not None
+    found = smallest_change(asked.context)
+    assert found is not None
+    assert found[0].startswith("trainer.micro_batch=")
+    assert found[1].fits
+
+
+def test_nothing_helps_a_model_that_is_too_large() -> None:
+    asked = compiled("model=llama2_70b", "lora=small", "quantization=4bit", "hardware=t4")
+    assert [d.code for d in asked.diagnostics if d.is_error] == ["LF209"]
+    assert [d.hint for d in asked.diagnostics if d.code == "LF209"] == [None]
