@@ -1,7 +1,7 @@
 """Foretold against measured GPU memory: real shapes, random weights, llmforge's own trainer.
 
     python benchmarks/memory.py                      every case, one process each
-    python benchmarks/memory.py --only 8b --parallel 3
+    python benchmarks/memory.py --only 8b --parallel 4    as many at once as fit, at most 4
     python benchmarks/memory.py --case NAME          one case, in this process, as JSON
 
 In: the cases below, each a name and overrides. Out: a table of the plan's prediction, the measured
@@ -21,8 +21,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -121,20 +122,52 @@ def measure(name: str, device: str = "h200") -> dict[str, Any]:
     """Run one case in this process."""
     import torch
 
+    with tempfile.TemporaryDirectory() as folder:
+        plan = _plan(name, device, folder)
+        found = _train(plan, Path(folder), torch)
+    return {"case": name, **found, "predicted": plan.estimate["memory"]}
+
+
+def _plan(name: str, device: str, folder: str) -> Any:
     from llmforge.compiler.passes import compile_plan
 
-    with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder, "rows.jsonl")
-        rows.write_text('{"text": "a row that only makes the plan compile"}\n' * 64)
-        data = ("data=jsonl", f"data.train={rows}", "data.eval_fraction=0.5")
-        overrides = (*CASES[name], *data, *COMMON, f"paths.runs={folder}", f"hardware={device}")
-        before = time.perf_counter()
-        plan = compile_plan([o for o in overrides if o])
-        compiled = time.perf_counter() - before
-        found = _train(plan, Path(folder), torch)
-    found["plan_seconds"] = round(compiled, 2)
-    found["predicted"] = plan.estimate.get("memory")
-    return {"case": name, **found}
+    rows = Path(folder, "rows.jsonl")
+    rows.write_text('{"text": "a row that only makes the plan compile"}\n' * 64)
+    data = ("data=jsonl", f"data.train={rows}", "data.eval_fraction=0.5")
+    return compile_plan(
+        [*CASES[name], *data, *COMMON, f"paths.runs={folder}", f"hardware={device}"]
+    )
+
+
+class Budget:
+    """Cases at once on one GPU: as many as the device has room for by what is foretold."""
+
+    def __init__(self, device: str) -> None:
+        self._device, self._free = device, 0.0
+        self._changed = threading.Condition()
+
+    def needs(self, names: Sequence[str]) -> dict[str, float]:
+        """GiB of each case, those that measure the most first."""
+        found = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for name in names:
+                memory = _plan(name, self._device, folder).estimate["memory"]
+                self._free = memory["available_bytes"] / GIB
+                found[name] = 1.1 * memory["peak_bytes"] / GIB + 2
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    def run(self, name: str, need: float) -> dict[str, Any]:
+        """Wait for room, run the case, give the room back."""
+        need = min(need, self._free)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= need)
+            self._free -= need
+        try:
+            return _run(name, self._device)
+        finally:
+            with self._changed:
+                self._free += need
+                self._changed.notify_all()
 
 
 def _train(plan: Any, folder: Path, torch: Any) -> dict[str, Any]:
@@ -316,10 +349,12 @@ def main() -> None:
         return
     names = [n for n in CASES if re.search(asked.only, n) and not re.search(asked.skip, n)]
     results: list[dict[str, Any]] = []
+    budget = Budget(asked.device)
+    needs = budget.needs(names)
     with ThreadPoolExecutor(asked.parallel) as pool:
-        for found in pool.map(lambda name: _run(name, asked.device), names):
-            results.append(found)
-            print(_row(found), flush=True)
+        for done in as_completed([pool.submit(budget.run, *item) for item in needs.items()]):
+            results.append(done.result())
+            print(_row(results[-1]), flush=True)
             if asked.out:
                 asked.out.write_text(json.dumps(results, indent=1))
     errors = [abs(error) for found in results if (error := _error(found)) is not None]
