@@ -310,7 +310,7 @@ def _model(plan: Any, torch: Any) -> Any:
 def _buffers(model: Any, torch: Any, device: str) -> None:
     """What the config decides, such as rotary frequencies: sizes matter here, values do not."""
     for name, value in list(model.named_buffers()):
-        if value.is_meta or not torch.isfinite(value.float()).all():
+        if value.is_floating_point():
             owner, _, key = name.rpartition(".")
             model.get_submodule(owner).register_buffer(
                 key, torch.ones_like(value, device=device), persistent=False
