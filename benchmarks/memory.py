@@ -143,7 +143,7 @@ class Budget:
     """Cases at once on one GPU: as many as the device has room for by what is foretold."""
 
     def __init__(self, device: str) -> None:
-        self._device, self._free = device, 0.0
+        self._device, self._free, self._whole = device, 0.0, 0.0
         self._changed = threading.Condition()
 
     def needs(self, names: Sequence[str]) -> dict[str, float]:
@@ -152,13 +152,13 @@ class Budget:
         with tempfile.TemporaryDirectory() as folder:
             for name in names:
                 memory = _plan(name, self._device, folder).estimate["memory"]
-                self._free = memory["available_bytes"] / GIB
+                self._free = self._whole = memory["available_bytes"] / GIB - 4
                 found[name] = 1.1 * memory["peak_bytes"] / GIB + 2
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     def run(self, name: str, need: float) -> dict[str, Any]:
         """Wait for room, run the case, give the room back."""
-        need = min(need, self._free)
+        need = min(need, self._whole)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= need)
             self._free -= need

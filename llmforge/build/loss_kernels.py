@@ -104,6 +104,7 @@ class LeanLoss:
         self._random = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self._head.modules())
         self._project: Callable[[torch.Tensor], torch.Tensor] = self._head.forward
         self._hidden: torch.Tensor | None = None
+        self._arithmetic: torch.dtype | None = None
         # the same two objects every time, so that a compiled model need not be compiled again
         self._stand_ins = self._keep, self._loss
 
@@ -133,6 +134,9 @@ class LeanLoss:
     def _keep(self, hidden: torch.Tensor) -> torch.Tensor:
         """In place of the head: [..., hidden] to [..., 1], which the caller may rescale and cut."""
         self._hidden = hidden
+        device = hidden.device.type
+        autocast = torch.is_autocast_enabled(device)
+        self._arithmetic = torch.get_autocast_dtype(device) if autocast else None
         return hidden.new_zeros((*hidden.shape[:-1], 1))
 
     def _loss(
@@ -202,7 +206,11 @@ class LeanLoss:
         # tokens that prompt tuning puts before the text have no labels
         hidden = self._hidden[:, self._hidden.shape[1] - labels.shape[1] :][:, :-1]
         targets = labels[:, 1:].to(hidden.device)
-        sums = [self._row(*row) for row in zip(hidden, targets, strict=True)]
+        # the forward pass is over, and with it its autocast
+        with torch.autocast(
+            hidden.device.type, self._arithmetic, enabled=self._arithmetic is not None
+        ):
+            sums = [self._row(*row) for row in zip(hidden, targets, strict=True)]
         return torch.stack([torch.stack(sums), (targets != IGNORED).sum(dim=1).double()], dim=1)
 
     def _row(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

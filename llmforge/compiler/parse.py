@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from llmforge import registry
+from llmforge.compiler.unknown_kind import unknown_kind, unknown_source
 from llmforge.diagnostics import Diagnostic, did_you_mean, near
 from llmforge.origins import Origin, Origins
 from llmforge.schema import SCALARS, SECTIONS, SINGLE, RunSpec, Spec
@@ -62,7 +63,7 @@ def parse(
             continue
         spec = section_spec(section, given)
         if spec is None:
-            found.append(_unknown_kind(section, given, origins))
+            found.append(unknown_kind(section, given, origins))
             continue
         parts[section] = _check(spec, section, given, origins, found)
     if found or scalars is None:
@@ -143,7 +144,7 @@ def _one(
     if kind == "extra_forbidden":
         return _unknown(key, _siblings(spec, section, key, given), origins)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return _unknown_source(key, items[0]["input"], origins)
+        return unknown_source(key, items[0]["input"], origins)
     if kind == "missing":
         return Diagnostic(
             "LF105", f"`{key}` has no value", key=key, origins=chain, hint=f"{key}=<value>"
@@ -260,20 +261,6 @@ def _siblings(spec: type[Spec], section: str, key: str, given: Mapping[str, Any]
     return list(fields)
 
 
-def _unknown_source(key: str, given: Any, origins: Origins) -> Diagnostic:
-    """LF103 for a source of a mix, whose kind is looked up when it is parsed."""
-    kind = given.get("kind") if isinstance(given, Mapping) else None
-    guess = near(str(kind), SOURCES, 1)
-    return Diagnostic(
-        "LF103",
-        f"unknown kind `{kind}` of `{key}`" if kind else f"`{key}` has no kind",
-        key=f"{key}.kind",
-        origins=origins.chain(f"{key}.kind"),
-        notes=(*did_you_mean(str(kind), SOURCES), f"known kinds: {', '.join(SOURCES)}"),
-        hint=f"{key}.kind={guess[0]}" if guess else None,
-    )
-
-
 def _unknown(key: str, siblings: tuple[str, ...] | list[str], origins: Origins) -> Diagnostic:
     parent, _, name = key.rpartition(".")
     guess = near(name, siblings, 1)
@@ -300,30 +287,6 @@ def _usual_option(section: str) -> str | None:
     if section in SINGLE:
         return f"{section}=default"
     return f"{section}=none" if "none" in registry.kinds(section) else None
-
-
-def _unknown_kind(section: str, given: Mapping[str, Any], origins: Origins) -> Diagnostic:
-    key = f"{section}.kind"
-    known = list(registry.kinds(section))
-    value = given.get("kind")
-    if "kind" not in given:
-        return Diagnostic(
-            "LF105",
-            f"`{key}` has no value",
-            key=key,
-            origins=origins.chain(section),
-            notes=(f"known kinds: {', '.join(known)}",),
-            hint=f"{key}={known[0]}",
-        )
-    guess = near(str(value), known, 1)
-    return Diagnostic(
-        "LF103",
-        f"unknown kind `{value}` of `{section}`",
-        key=key,
-        origins=origins.chain(key),
-        notes=(*did_you_mean(str(value), known), f"known kinds: {', '.join(known)}"),
-        hint=f"{key}={guess[0]}" if guess else None,
-    )
 
 
 def _shown(value: Any) -> str:

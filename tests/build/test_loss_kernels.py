@@ -327,6 +327,21 @@ class TestMeasuring:
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
         assert found[1].tolist() == [0.0, 0.0]
 
+    def test_measured_in_the_arithmetic_of_the_forward_pass(self):
+        """A float32 norm in front of a 16-bit head, whose autocast has ended when sums are taken."""
+        model, inputs = tiny(), batch()
+        labels = inputs.pop("labels")
+        model.to(torch.bfloat16).model.norm.float()
+        lean = LeanLoss(model, "chunked")
+        with torch.no_grad():
+            with torch.autocast("cpu", torch.bfloat16):
+                wanted = token_nll(model(**inputs).logits, labels)
+            with lean.in_force():
+                with torch.autocast("cpu", torch.bfloat16):
+                    model(**inputs)
+                found = lean.token_nll(labels)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+
     def test_prompt_tokens_are_not_measured(self):
         config, _ = ADAPTERS["prompt"]
         model, inputs = wrapped(copy.deepcopy(config)), batch()

@@ -36,6 +36,12 @@ def training_arguments(context: Context) -> Lowered:
         "neftune_noise_alpha": (trainer.neftune_alpha, "trainer.neftune_alpha"),
         "dataloader_num_workers": (trainer.workers, "trainer.workers"),
         "train_sampling_strategy": (_sampling(context), "trainer.group_by_length"),
+        # by default rank 0 reads a stream for all and cuts its batches up, which must then be of one
+        # length; this way every rank reads it and takes its own samples of each batch
+        "accelerator_config": (
+            {"dispatch_batches": False} if spec.data.streaming else None,
+            "data.streaming",
+        ),
         "seed": (spec.seed, "seed"),
         "data_seed": (spec.seed, "seed"),
         "full_determinism": (spec.deterministic, "deterministic"),

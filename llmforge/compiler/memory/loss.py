@@ -18,7 +18,7 @@ from llmforge.schema import RunSpec
 from llmforge.schema.adapter import NoAdapter, TargetedAdapter
 from llmforge.schema.train import LmTrainer
 
-_FORWARD, _FORWARD_SINGLE, _BACKWARD, _KEPT = 10, 8, 12, 4
+_FORWARD, _FORWARD_SINGLE, _BACKWARD = 10, 8, 12
 """Bytes per token and word: see the module's docstring."""
 
 _SMOOTHED = 4
@@ -33,49 +33,69 @@ which a test holds."""
 class LossMemory:
     """Bytes."""
 
-    kept: int
-    """From the loss until its backward pass."""
     forward: int
-    """The most at once while the loss is computed, `kept` among it."""
+    """The most at once while the loss is computed."""
     backward: int
     """The most at once in the backward pass of the loss."""
+    kept: int
+    """From the loss until the layers' backward pass."""
     evaluation: int
     """The most at once in evaluation."""
+    head_cast: int
+    """Copy of the head in the compute format that the kernel makes for itself: the forward pass
+    does not keep one."""
+    tables: int
+    """Tables of a tied embedding that exist at the end of the backward pass beside its gradient."""
 
 
 def loss_memory(
     model: ModelFacts, spec: RunSpec, rows: int, length: int, evaluation_rows: int
 ) -> LossMemory:
     """What logits and loss take of a pass over `rows` padded to `length` tokens."""
-    vocabulary, size = model.vocabulary, BYTES[str(spec.precision.compute)]
     trainer = spec.trainer
     kernel = trainer.loss_kernel if isinstance(trainer, LmTrainer) else "full"
-    words = rows * length * vocabulary
-    evaluated = evaluation_rows * length * vocabulary
-    row = length * vocabulary
     if kernel == "full":
-        capped = size * words if model.family in ("gemma2", "gemma3_text") else 0
-        if model.family == "gemma3_text":
-            capped = 0  # its configuration has no cap but by hand
-        smoothed = _SMOOTHED * words if trainer.label_smoothing else 0
-        forward = (_FORWARD if size == 2 else _FORWARD_SINGLE) * words
-        # logits in the compute format and in float32; then one row's logarithm beside the latter
-        evaluation = max((size + 4 if size == 2 else 4) * evaluated, 4 * evaluated + 4 * row)
-        return LossMemory(
-            kept=_KEPT * words + capped,
-            forward=forward + capped + smoothed,
-            backward=_BACKWARD * words + capped + smoothed,
-            evaluation=evaluation,
-        )
-    head = _head_gradient(model, spec)
+        return _whole(model, spec, rows, length, evaluation_rows)
+    size = BYTES[str(spec.precision.compute)]
+    words = rows * length * model.vocabulary
+    chunk = _chunk(model.vocabulary, words)
+    evaluated = 2 * _chunk(model.vocabulary, evaluation_rows * length * model.vocabulary)
+    cast, gradient = _head_cast(model, spec), _head_gradient(model, spec)
     if kernel == "liger":
         hidden = rows * length * model.hidden * size
-        chunks = math.ceil(vocabulary / model.hidden)
-        chunk = 2 ** math.ceil(math.log2(max(1, rows * length / chunks))) * vocabulary
-        at_once = hidden + head + 2 * size * chunk
-        return LossMemory(hidden + head, at_once, hidden + 2 * head, _chunk(vocabulary, evaluated))
-    at_once = 3 * _chunk(vocabulary, words) + 2 * head
-    return LossMemory(0, at_once, at_once, 2 * _chunk(vocabulary, evaluated))
+        chunks = math.ceil(model.vocabulary / model.hidden)
+        tokens = 2 ** math.ceil(math.log2(max(1, rows * length / chunks)))
+        # logits of a chunk, their gradient in place; a gradient summed up in float32
+        inside = 2 * size * tokens * model.vocabulary + cast + (3 * gradient if gradient else 0)
+        kept = hidden + gradient
+        return LossMemory(hidden + inside, kept, kept, evaluated + cast, cast, 1)
+    capped = chunk * size // 4 if model.family in CAPPED else 0
+    backward = 3 * chunk + capped + cast + gradient
+    return LossMemory(2 * chunk + cast, backward, 0, evaluated + cast, cast, 1 if cast else 2)
+
+
+CAPPED = ("gemma2",)
+"""Families whose logits pass through a tanh, which is kept."""
+
+
+def _whole(
+    model: ModelFacts, spec: RunSpec, rows: int, length: int, evaluation_rows: int
+) -> LossMemory:
+    size = BYTES[str(spec.precision.compute)]
+    row = length * model.vocabulary
+    words, evaluated = rows * row, evaluation_rows * row
+    capped = size * words if model.family in CAPPED else 0
+    more = capped + (_SMOOTHED * words if spec.trainer.label_smoothing else 0)
+    # logits in the compute format and in float32; then one row's logarithm beside the latter
+    evaluation = max((size + 4 if size == 2 else 4) * evaluated, 4 * evaluated + 4 * row)
+    return LossMemory(
+        forward=(_FORWARD if size == 2 else _FORWARD_SINGLE) * words + more,
+        backward=_BACKWARD * words + more,
+        kept=0,
+        evaluation=evaluation,
+        head_cast=0,
+        tables=2,
+    )
 
 
 def _chunk(vocabulary: int, words: int) -> int:
@@ -84,12 +104,24 @@ def _chunk(vocabulary: int, words: int) -> int:
     return min(4 * words, 4 * tokens * vocabulary)
 
 
+def _head(model: ModelFacts) -> int:
+    return sum(m.parameters for m in model.linear_modules if m.role == "head")
+
+
+def _head_cast(model: ModelFacts, spec: RunSpec) -> int:
+    """The head in the compute format, where it is held in another."""
+    precision = spec.precision
+    held = "float32" if precision.embeddings == "float32" else str(precision.weights)
+    compute = str(precision.compute)
+    return 0 if compute in ("float32", held) else _head(model) * BYTES[compute]
+
+
 def _head_gradient(model: ModelFacts, spec: RunSpec) -> int:
-    """Gradient of the output head where it is trained; bytes."""
-    heads = [m for m in model.linear_modules if m.role == "head"]
-    size = sum(m.parameters for m in heads)
+    """Gradient of the output head where it is trained, in the compute format; bytes."""
+    size = BYTES[str(spec.precision.compute)]
     if isinstance(spec.lora, NoAdapter):
-        return size * BYTES[str(spec.precision.weights)]
+        return _head(model) * size
     saved = spec.lora.modules_to_save if isinstance(spec.lora, TargetedAdapter) else []
+    heads = [m for m in model.linear_modules if m.role == "head"]
     whole = any(m.name.rpartition(".")[2] in saved for m in heads)
-    return size * 4 if whole else 0
+    return _head(model) * size if whole else 0

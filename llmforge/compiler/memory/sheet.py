@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmforge.compiler.facts.families import ModelFacts
+from llmforge.compiler.facts.targets import hit_modules
 from llmforge.compiler.memory.activations import Activations, ForwardPass, activations
 from llmforge.compiler.memory.loss import LossMemory, loss_memory
 from llmforge.compiler.memory.static import BYTES, Static, static_memory
 from llmforge.schema import RunSpec
-from llmforge.schema.adapter import PromptTuning
+from llmforge.schema.adapter import LowRank, PromptTuning, TargetedAdapter
+from llmforge.schema.precision import NoQuantization
 from llmforge.schema.run import Device
 
 WORKSPACE = 68 * 2**20
@@ -104,10 +106,14 @@ def memory_sheet(
     workspace = WORKSPACE if machine.device == "cuda" else 0
     always = {**static.held, "workspace": workspace}
     moment, step = _step(model, spec, asked, static, always, kept, loss)
+    forward = forward_scratch(model, spec, asked, evaluation_rows) + kept.forward_casts
+    evaluation = {"logits_and_loss": loss.evaluation}
+    if forward > loss.evaluation:
+        evaluation = {"scratch": forward}
     phases = {
         "load": {"loading": static.load},
         "step": step,
-        "evaluation": {**always, "logits_and_loss": loss.evaluation},
+        "evaluation": {**always, **evaluation},
         "save": always,
     }
     phases = {name: {k: v for k, v in terms.items() if v} for name, terms in phases.items()}
@@ -158,48 +164,89 @@ def _step(
 ) -> tuple[str, Terms]:
     """The largest moment of an optimizer step, and its terms."""
     earlier = static.gradients if int(spec.trainer.accumulation) > 1 else 0
+    casts = kept.weight_casts - loss.head_cast
     passed = {
         **always,
         "gradients": earlier,
         "activations": kept.layers + kept.outside,
-        "weight_casts": kept.weight_casts,
+        "weight_casts": casts,
     }
-    scratch = _layer_scratch(model, asked)
-    recomputed = kept.one_layer + kept.one_layer_casts if asked.checkpointing else 0
+    scratch = backward_scratch(model, spec, asked)
+    layer = {"recomputed_layer": kept.one_layer + kept.one_layer_casts, "scratch": scratch}
     ended = {**always, "gradients": static.gradients, "activations": kept.pinned}
     # the token embedding's gradient comes last of all, unless it is the output head's as well
     nearly = {**ended, "gradients": static.gradients - static.last_gradient}
-    casts = max(kept.forward_casts, kept.weight_casts)
     moments = {
-        "loss": {**passed, "weight_casts": casts, "logits_and_loss": loss.forward},
-        "backward pass of the loss": {**passed, "logits_and_loss": loss.backward},
-        "backward pass of a layer": {
+        "loss": {
             **passed,
-            "recomputed_layer": recomputed,
-            "scratch": scratch,
+            "weight_casts": max(kept.forward_casts - loss.head_cast, casts),
+            "logits_and_loss": loss.forward,
+        },
+        "backward pass of the loss": {**passed, "logits_and_loss": loss.backward},
+        "backward pass of the last layer": {
+            **passed,
+            **(layer if asked.checkpointing else {"scratch": scratch}),
+            "logits_and_loss": loss.kept,
         },
         "backward pass of the first layer": {
             **nearly,
             "activations": kept.outside + kept.pinned,
-            "recomputed_layer": kept.one_layer + kept.one_layer_casts,
-            "scratch": scratch,
+            **layer,
         },
-        # two gradients of one table wait to be added, and their sum is a third
-        "end of the backward pass": {**ended, "tied_gradients": 2 * static.table_gradient},
+        # gradients of one table wait to be added to each other
+        "end of the backward pass": {
+            **ended,
+            "tied_gradients": loss.tables * static.table_gradient,
+        },
         "optimizer": {**ended, "activations": 0, "scratch": static.optimizer_scratch},
     }
     name = max(moments, key=lambda name: sum(moments[name].values()))
     return name, moments[name]
 
 
-def _layer_scratch(model: ModelFacts, asked: ForwardPass) -> int:
+_DORA = 5.5
+"""Copies of a weight in float32 that DoRA makes for its norm."""
+
+
+def _hidden_size(spec: RunSpec, asked: ForwardPass) -> int:
+    """Bytes of a number in the residual stream: behind float32 norms a quantized module's input,
+    and with it its result, stays float32."""
+    quantized = not isinstance(spec.quantization, NoQuantization)
+    return 4 if quantized and asked.norms == "float32" else BYTES[asked.compute]
+
+
+def backward_scratch(model: ModelFacts, spec: RunSpec, asked: ForwardPass) -> int:
     """Gradients that exist at once inside a layer: those of the feed-forward layer's three parts,
     and of the residual stream; bytes."""
-    tokens = asked.rows * asked.length
-    if isinstance(asked.adapter, PromptTuning):
-        tokens += asked.rows * asked.adapter.tokens
-    size = BYTES[asked.compute]
-    return tokens * size * (3 * model.intermediate + 2 * model.hidden)
+    tokens, size = _tokens(asked, asked.rows), BYTES[asked.compute]
+    stream = _hidden_size(spec, asked)
+    inner = 3 * model.intermediate * size + 3 * model.hidden * stream
+    return tokens * inner + _dora_scratch(model, spec)
+
+
+def _dora_scratch(model: ModelFacts, spec: RunSpec) -> int:
+    adapter = spec.lora
+    if not isinstance(adapter, LowRank) or not adapter.dora:
+        return 0
+    hit = hit_modules(model, adapter)
+    return round(_DORA * 4 * max((m.out_features * m.in_features for m in hit), default=0))
+
+
+def forward_scratch(model: ModelFacts, spec: RunSpec, asked: ForwardPass, rows: int) -> int:
+    """What one layer needs for itself without gradients: the feed-forward layer's three parts, an
+    adapter's float32 copy of the last one's input, the residual stream; bytes."""
+    stream = _hidden_size(spec, asked)
+    adapted = isinstance(spec.lora, TargetedAdapter) and any(
+        m.in_features == model.intermediate for m in hit_modules(model, spec.lora)
+    )
+    inner = 3 * model.intermediate * stream + (4 * model.intermediate if adapted else 0)
+    tokens = _tokens(asked, rows)
+    return tokens * (inner + 3 * model.hidden * stream) + _dora_scratch(model, spec)
+
+
+def _tokens(asked: ForwardPass, rows: int) -> int:
+    virtual = asked.adapter.tokens if isinstance(asked.adapter, PromptTuning) else 0
+    return rows * (asked.length + virtual)
 
 
 def gib(amount: int) -> str:

@@ -236,8 +236,8 @@ def _optimizer(
         return (count * size if chosen.momentum else 0), 0, 0
     if isinstance(chosen, Muon):
         matrices = count - (parts.embeddings + parts.norms if full else 0)
-        # iterations in bfloat16: the matrix, its product and the next one
-        return size * (matrices + 2 * (count - matrices)), 0, 3 * 2 * largest
+        # what is no matrix is moved by AdamW, which updates in a copy of the largest
+        return size * (matrices + 2 * (count - matrices)), 0, 4 * largest
     return 2 * size * count, 0, 0
 
 

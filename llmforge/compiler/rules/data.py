@@ -148,12 +148,9 @@ def _selected(source: Source) -> str:
 
 
 def _at_once(spec: RunSpec) -> Found:
-    """What needs all rows before the first step, or all ranks the same ones."""
+    """What needs all rows before the first step."""
     if spec.tokenizer.source == "train":
         what = "a tokenizer trained on rows that are not read ahead"
         yield "tokenizer.source", what, "tokenizer.source=<folder>"
     if isinstance(spec.data, BuiltinData):
         yield "data.streaming", "rows that are generated at once", "data.streaming=false"
-    if spec.launch.processes != 1:
-        what = "several processes that would be given batches of unequal length"
-        yield "launch.processes", what, "launch=local launch.processes=1"
