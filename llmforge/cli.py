@@ -223,7 +223,9 @@ def _fits(checked: Checked, keys: Sequence[str]) -> str:
 
     assert checked.context is not None  # noqa: S101 - no other error means every pass ran
     try:
-        return "\n".join(str(fit(checked.context, key)) for key in keys)
+        batch = checked.origins.chain("trainer.global_batch")
+        free = bool(batch) and batch[-1].kind == "derived"
+        return "\n".join(str(fit(checked.context, key, free)) for key in keys)
     except CannotFit as error:
         hint = "--fit trainer.micro_batch"
         raise ConfigRefused([Diagnostic("LF210", str(error), hint=hint)]) from error

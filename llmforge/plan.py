@@ -246,6 +246,11 @@ def stage_fingerprints(
                 ("checkpoint.every", spec.checkpoint.every),
             ):
                 settings[key] = asked.get(key, value)
+        if stage != "prepare" and spec.data.streaming and spec.trainer.workers > 1:
+            # the processes take turns, one batch of all ranks each: how many there are and how
+            # much a turn is decides the order of the samples
+            turn = (spec.trainer.micro_batch, spec.launch.processes)
+            settings |= {"trainer.workers": spec.trainer.workers, "stream.turn": turn}
         found[stage] = canonical_digest(
             {"code": CODE_VERSION, "identity": parts, "settings": settings}
         )

@@ -224,7 +224,7 @@ def memory_text(memory: Mapping[str, Any]) -> list[str]:
     for row in [["GiB", *phases], *rows]:
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append(" " * 13 + "  ".join(cells))
+        lines.append((" " * 13 + "  ".join(cells)).rstrip())
     for name, amount in memory.get("host", {}).items():
         lines.append(f"             in main memory: {name.replace('_', ' ')} {size_text(amount)}")
     return lines

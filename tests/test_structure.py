@@ -66,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # imports inside a function or for the type checker only: they may also point here
 MAY_IMPORT_LATER: dict[str, set[str]] = {
     "registry": {"schema"},  # the type of a specification
+    "compose": {"schema"},  # which mappings take any name, asked when Hydra refused one
     "plan": {"compiler", "run"},  # Plan.spec types the settings, Plan.run starts a worker
     "compiler": {"samples"},  # how many conversations the generator makes
     "codes": {"compiler"},  # rules explain themselves

@@ -77,8 +77,9 @@ class StreamedDataset(torch.utils.data.IterableDataset):  # type: ignore[misc]
 
     Several data-loader processes read all rows each and take turns in making samples of batches of
     1,000, so the order depends on how many there are; the same number gives the same order. Every
-    rank goes through the whole stream and is given its samples of each batch by accelerate, so each
-    counts all rows and all come to the same verdict.
+    rank goes through the whole stream and is given its samples of each batch by accelerate
+    (`dispatch_batches` off), so each counts all rows and all come to the same verdict. The batch of
+    all ranks is the one that a single rank would have; the work of tokenising is done on each.
     """
 
     def __init__(self, plan: Plan, tokenizer_folder: Path, receipt: Path) -> None:

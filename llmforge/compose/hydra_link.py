@@ -72,7 +72,7 @@ class HydraLink:
         other faults; sweeps were sorted out before.
         """
         self.session.answers.clear()
-        texts = [override.text for override in overrides]
+        texts = [override.for_grammar for override in overrides]
         config = self.loader.load_configuration(
             PRIMARY, texts, _MODE, from_shell=False, validate_sweep_overrides=False
         )
@@ -97,7 +97,8 @@ class HydraLink:
             return _FILES[known]
         session.names_only = True
         try:
-            found = self.loader.compute_defaults_list(PRIMARY, [o.text for o in overrides], _MODE)
+            texts = [o.for_grammar for o in overrides]
+            found = self.loader.compute_defaults_list(PRIMARY, texts, _MODE)
         finally:
             session.names_only = False
         files = tuple(

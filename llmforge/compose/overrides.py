@@ -20,7 +20,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override as HydraOverride
 
 from llmforge.compose.grammar import sweep, unreadable
-from llmforge.compose.library import Library
+from llmforge.compose.library import PRIMARY, Library
+from llmforge.compose.scan import scan
 from llmforge.compose.tree import FORBIDDEN, dotted, forbidden
 from llmforge.diagnostics import Diagnostic, did_you_mean, near
 from llmforge.origins import Origin
@@ -58,6 +59,12 @@ class Override:
         """Whether it decides which files are read."""
         return self.is_group or self.key == "hydra.searchpath"
 
+    @property
+    def for_grammar(self) -> str:
+        """The text as Hydra is given it; the user's own stays the origin."""
+        forced = self.kind == "force" and not self.text.startswith(_PREFIX["force"])
+        return f"{_PREFIX['force']}{self.text}" if forced else self.text
+
     def origin(self) -> Origin:
         """The override as a writer of its key."""
         return Origin("override", self.text, self.value)
@@ -66,6 +73,10 @@ class Override:
         """The same choice of another option."""
         text = f"{_PREFIX[self.kind]}{self.target}={option}"
         return replace(self, text=text, value=option)
+
+    def forced(self) -> Override:
+        """The same, and names that no file has are added."""
+        return replace(self, kind="force")
 
 
 @dataclass
@@ -167,20 +178,27 @@ def _choose(override: Override, library: Library, out: Parsed) -> None:
         return
     wrong = unknown[0]
     best = near(str(wrong), known, limit=1)
-    out.diagnostics.append(unknown_option(override.key, wrong, known, override.origin()))
+    out.diagnostics.append(unknown_option(library, override.key, wrong, override.origin()))
     if best and not isinstance(override.value, list):
         out.overrides.append(override.choosing(best[0]))
     else:
         out.clouded.add(override.package or override.key.replace("/", "."))
 
 
-def unknown_option(group: str, wrong: Any, known: list[str], origin: Origin) -> Diagnostic:
-    """LF102 for an option that no config dir has."""
+def unknown_option(
+    library: Library, group: str, wrong: Any, origin: Origin, known: list[str] | None = None
+) -> Diagnostic:
+    """LF102 for an option that no config dir has, of those `known` if Hydra listed some."""
+    known = known or library.option_names(group)
     name = "null" if wrong is None else str(wrong)
     notes = (*did_you_mean(name, known), f"options of `{group}`: {', '.join(known) or 'none'}")
     best = near(name, known, limit=1)
-    if not best and name.lower() in _NOTHING and "none" in known:
-        best = ["none"]
+    if not best and len(known) == 1:
+        best = known
+    if not best and name.lower() in _NOTHING:
+        best = ["none"] if "none" in known else _usual(library, group)
+        if best and best != ["none"]:
+            notes = (f"`{group}` cannot be left out; `{best[0]}` is the usual choice", *notes)
     return Diagnostic(
         "LF102",
         f"group `{group}` has no option `{name}`",
@@ -189,6 +207,13 @@ def unknown_option(group: str, wrong: Any, known: list[str], origin: Origin) -> 
         notes=notes,
         hint=f"{group}={best[0]}" if best else None,
     )
+
+
+def _usual(library: Library, group: str) -> list[str]:
+    """What the primary config chooses of a group, if it names an option."""
+    primary = library.find(PRIMARY)
+    includes = scan(primary).includes if primary else ()
+    return [i.name for i in includes if i.group == group and isinstance(i.name, str)]
 
 
 def _has(library: Library, group: str, option: str) -> bool:

@@ -74,11 +74,12 @@ def _joined(group: str, name: Any) -> str:
     return f"{group}/{name}".lstrip("/")
 
 
-def refused_choice(override: Override, error: Exception) -> Diagnostic:
+def refused_choice(link: HydraLink, override: Override, error: Exception) -> Diagnostic:
     """LF102 when a group is not in the defaults list, or was chosen in a way Hydra refuses."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, option = override.key, override.value
-        return unknown_option(group, option, list(error.options), override.origin())
+        library = link.session.library
+        return unknown_option(library, group, option, override.origin(), list(error.options))
     said = _said(error)
     if override.kind == "add" and ("more than once" in said or "Multiple values" in said):
         return replace(refused(error, override), hint=override.text.removeprefix("+"))

@@ -69,7 +69,7 @@ def _choices(link: HydraLink, out: Repaired, choices: Sequence[Override]) -> Com
         tried = _compose(link, out, (*out.overrides, choice))
         if isinstance(tried, Exception):
             if not clashes(link, (*out.overrides, choice), tried):
-                out.diagnostics.append(refused_choice(choice, tried))
+                out.diagnostics.append(refused_choice(link, choice, tried))
         else:
             out.overrides.append(choice)
             base = tried
@@ -107,12 +107,13 @@ def _stand_in(
 ) -> None:
     """LF102 for a file that is asked for, and the nearest option in its place."""
     group, _, option = missing.rpartition("/")
-    known = options or link.session.library.option_names(group)
+    library = link.session.library
+    known = options or library.option_names(group)
     best = near(option, known, limit=1)
     link.session.stand_ins[missing] = f"{group}/{best[0]}" if best else None
     if not best:
         out.clouded.add(group.replace("/", "."))
-    out.diagnostics.append(unknown_option(group, option, known, asked))
+    out.diagnostics.append(unknown_option(library, group, option, asked, known))
 
 
 def _values(
@@ -122,7 +123,8 @@ def _values(
     config = base.config
     unknowns = Unknowns(link.session.library, config, base.choices)
     good = list(out.overrides)
-    for override in values:
+    for given in values:
+        override = unknowns.opened(given)
         found = unknowns.find(override)
         if found:
             out.diagnostics += found

@@ -4,7 +4,7 @@ In: one override and the config composed without it. Out: diagnostics: none when
 be applied. Keys are looked for among the siblings, in the other options of the section's group,
 and by their last part anywhere.
 
-It does not apply anything.
+It does not apply anything. Which mappings are open to new names is the schema's to say.
 """
 
 from __future__ import annotations
@@ -33,6 +33,18 @@ class Unknowns:
     library: Library
     config: DictConfig
     choices: dict[str, Any]
+
+    def opened(self, override: Override) -> Override:
+        """A plain setting in a mapping of the user's own names may add names to it."""
+        # on the slow path only: a composition in which nothing is wrong does without pydantic
+        from llmforge.schema.mappings import mapping_above
+
+        above = mapping_above(override.key) if override.kind == "set" else None
+        if above is None:
+            return override
+        tree = OmegaConf.to_container(self.config, resolve=False)
+        there = _first_unknown(tree, above.split(".")) is None
+        return override.forced() if there else override
 
     def find(self, override: Override) -> list[Diagnostic]:
         """What is wrong with this override; empty if nothing is."""

@@ -57,7 +57,8 @@ class TrainerSpec(Spec):
     log_every: Annotated[Interval, Effect.BOOKKEEPING]
     """How often loss and learning rate are recorded."""
     workers: Annotated[NonNegativeInt, Effect.SPEED]
-    """Processes that collate batches; 0 collates in the training process."""
+    """Processes that collate batches; 0 collates in the training process. Of streamed data more
+    than one changes the order of the samples, and so the run."""
     group_by_length: bool | Auto
     """Batch samples of like length together: less padding, less random order."""
 

@@ -98,6 +98,17 @@ def test_switching_a_group_off_has_an_option_of_its_own(draft, only, text):
     assert only(draft(text), "LF102").hint == "lora=none"
 
 
+def test_a_group_that_cannot_be_left_out(draft, only):
+    found = only(draft("model=none"), "LF102")
+
+    assert found.hint == "model=tiny"
+    assert found.notes[0] == "`model` cannot be left out; `tiny` is the usual choice"
+
+
+def test_the_only_option_is_meant(draft, only):
+    assert only(draft("trainer=zzzz"), "LF102").hint == "trainer=default"
+
+
 def test_an_option_that_reads_as_a_number(draft, only, write):
     write({"model/7.yaml": "kind: seven"})
     assert only(draft("model=7"), "LF102").message == "group `model` has no option `7`"
@@ -266,3 +277,43 @@ def test_an_index_in_brackets(draft):
         assert [one.hint for one in found.diagnostics] == ["lora.targets.0=k"]
     else:
         assert found.origins.chains["lora.targets"][-1].value == ["k", "v"]
+
+
+# ---------------------------------------------------------------- mappings of the user's own names
+
+CHATS = ("data=jsonl", "data.train=chats.jsonl")
+
+
+@pytest.mark.parametrize("text", ["data.roles={bot: assistant}", "data.roles.bot=assistant"])
+def test_a_mapping_takes_new_names_without_a_plus(text):
+    draft = compose([*CHATS, text])
+
+    assert draft.diagnostics == ()
+    assert draft.values["data"]["roles"] == {"bot": "assistant"}
+    assert [origin.where for origin in draft.origins.chain("data.roles.bot")] == [text]
+
+
+def test_each_setting_adds_to_the_mapping():
+    draft = compose([*CHATS, "data.roles={bot: assistant}", "data.roles={me: user}"])
+
+    assert draft.values["data"]["roles"] == {"bot": "assistant", "me": "user"}
+
+
+def test_a_mapping_that_is_null_takes_names():
+    draft = compose(["model=opt_125m", "model.shape.rope.theta=2", *CHATS, "data.evaluation.a=b"])
+
+    assert draft.diagnostics == ()
+    assert draft.values["model"]["shape"]["rope"] == {"theta": 2}
+    assert draft.values["data"]["evaluation"] == {"a": "b"}
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        (*CHATS, "data.fields={promt: q}"),  # its names are the schema's
+        (*CHATS, "data.rolls={bot: assistant}"),
+        ("data=builtin", "data.roles={bot: assistant}"),  # the option has no such mapping
+    ],
+)
+def test_other_keys_stay_closed(texts, only):
+    assert only(compose(texts), "LF101").origins[0].where == texts[-1]

@@ -7,6 +7,9 @@ at which the compiler looks.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import chdir
 from pathlib import Path
@@ -183,3 +186,80 @@ def test_a_bad_row_behind_those_looked_at_fails_the_run(plan, rows: Path, tmp_pa
     train(allowed, run_of(allowed, tmp_path))
     receipts = list((rows / "cache").rglob(f"*{allowed.run_id}*receipt.jsonl"))
     assert [json.loads(file.read_text(encoding="utf-8"))["line"] for file in receipts] == [1041]
+
+
+def test_what_decides_the_order_of_a_stream_makes_another_run(plan):
+    """Of several data-loader processes each gives a batch of all ranks in turn."""
+    same = {plan(*STREAMED, f"trainer.workers={n}").fingerprint for n in (0, 1)}
+    several = {plan(*STREAMED, f"trainer.workers={n}").fingerprint for n in (2, 3)}
+    turns = plan(*STREAMED, "trainer.workers=2", "trainer.micro_batch=2").fingerprint
+    assert len(same) == 1
+    assert len(same | several | {turns}) == 4
+
+    whole = {plan(f"trainer.workers={n}").fingerprint for n in (0, 1, 2, 3)}
+    assert len(whole) == 1
+
+
+RANK = """
+import json, os, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from llmforge.build.parts import build_parts
+from llmforge.build.trainer import build_trainer
+from llmforge.plan import Plan
+from llmforge.stages.prepare import prepare
+plan, out = Plan.load(sys.argv[1]), Path(sys.argv[2])
+trainer = build_trainer(plan, build_parts(plan, prepare(plan)), out / "trainer", [])
+step, seen, losses = trainer.training_step, [], []
+def watched(model, inputs, *rest, **more):
+    seen.append([row[row >= 0].tolist() for row in inputs["labels"]])
+    loss = step(model, inputs, *rest, **more)
+    losses.append(float(loss))
+    return loss
+trainer.training_step = watched
+trainer.train()
+total = sum(float(weight.double().sum()) for weight in trainer.model.parameters())
+told = {"seen": seen, "losses": losses, "weights": total}
+(out / f"seen-{os.environ.get('RANK', 'alone')}.json").write_text(json.dumps(told))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_ranks_share_each_batch_of_one(plan, tmp_path: Path, workers):
+    """Every sample is one rank's, and together they train on what one rank would, in its order.
+
+    Padding differs between the shares of a batch, so the rows are told by the tokens they learn.
+    """
+    few = ("trainer.global_batch=4", "trainer.max_steps=300", "checkpoint.every=null")
+    own = (*STREAMED, *few, f"trainer.workers={workers}", "evaluation.every=null")
+    two = ("launch=torchrun", "launch.processes=2", "trainer.micro_batch=2")
+    (tmp_path / "rank.py").write_text(RANK)
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "OMP_NUM_THREADS": "1",
+    }
+    for overrides, launcher in (
+        (("trainer.micro_batch=4",), ()),
+        (two, ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")),
+    ):
+        file = plan(*own, *overrides).save(tmp_path / f"plan-{len(launcher)}.json")
+        subprocess.run(
+            [sys.executable, *launcher, str(tmp_path / "rank.py"), str(file), str(tmp_path)],
+            check=True,
+            cwd=tmp_path,
+            env=environment,
+        )
+
+    alone, first, second = (
+        json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in ("alone", "0", "1")
+    )
+    together = [a + b for a, b in zip(first["seen"], second["seen"], strict=True)]
+    assert together == alone["seen"]
+    if not workers:
+        # of the first pass, each row once
+        rows = [str(row) for batch in together for row in batch]
+        assert len(set(rows[:1100])) == 1100
+    assert first["weights"] == second["weights"]
+    assert first["weights"] == pytest.approx(alone["weights"], abs=1e-2)

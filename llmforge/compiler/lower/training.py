@@ -36,12 +36,7 @@ def training_arguments(context: Context) -> Lowered:
         "neftune_noise_alpha": (trainer.neftune_alpha, "trainer.neftune_alpha"),
         "dataloader_num_workers": (trainer.workers, "trainer.workers"),
         "train_sampling_strategy": (_sampling(context), "trainer.group_by_length"),
-        # by default rank 0 reads a stream for all and cuts its batches up, which must then be of one
-        # length; this way every rank reads it and takes its own samples of each batch
-        "accelerator_config": (
-            {"dispatch_batches": False} if spec.data.streaming else None,
-            "data.streaming",
-        ),
+        **_reading(context),
         "seed": (spec.seed, "seed"),
         "data_seed": (spec.seed, "seed"),
         "full_determinism": (spec.deterministic, "deterministic"),
@@ -65,6 +60,14 @@ def _sampling(context: Context) -> str:
     if context.spec.trainer.group_by_length:
         return "group_by_length"
     return "random" if context.spec.data.shuffle else "sequential"
+
+
+def _reading(context: Context) -> Lowered:
+    """By default rank 0 reads a stream for all and cuts its batches up, which must then be of one
+    length; this way every rank reads it and takes its own samples of each batch."""
+    if not context.spec.data.streaming:
+        return {}
+    return {"accelerator_config": ({"dispatch_batches": False}, "data.streaming")}
 
 
 def _precision(context: Context) -> Lowered:

@@ -79,8 +79,14 @@ KEYS = ("trainer.micro_batch", "collator.max_length", "lora.r", "evaluation.micr
 """What can be asked for."""
 
 
-def fit(context: Context, key: str) -> Fit:
+def fit(context: Context, key: str, any_global_batch: bool = False) -> Fit:
     """The largest value of a key that fits the plan's hardware, all else as it is.
+
+    Args:
+        context: solved.
+        key: one of `KEYS`.
+        any_global_batch: `trainer.global_batch` follows the micro batch, and not the other way
+            round.
 
     Raises:
         CannotFit: the key is none of `KEYS`, or the sheet of this plan is not known.
@@ -97,10 +103,9 @@ def fit(context: Context, key: str) -> Fit:
     largest = largest_fitting(lambda value: _fits(context, {key: value}), _limit(context, key))
     if not largest:
         return Fit(key, now, 0, sheet_of(context, {key: 1}), None)
-    value = _usable(context, largest) if key == "trainer.micro_batch" else largest
-    override = f"{key}={value}"
-    if key == "trainer.micro_batch":
-        override += " trainer.accumulation=auto"
+    override = f"{key}={largest}"
+    if key == "trainer.micro_batch" and not any_global_batch:
+        override = f"{key}={_usable(context, largest)} trainer.accumulation=auto"
     return Fit(key, now, largest, sheet_of(context, {key: largest}), override)
 
 

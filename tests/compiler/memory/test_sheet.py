@@ -81,6 +81,16 @@ def test_the_largest_that_fits_fits_and_one_more_does_not() -> None:
         assert not above.fits or answer.largest == limit, key
 
 
+def test_the_override_keeps_the_global_batch_where_one_was_asked_for() -> None:
+    context = compiled("model=llama3_8b", "lora=small", "quantization=4bit", "hardware=h200").context
+    assert context is not None
+    largest = fit(context, "trainer.micro_batch").largest
+    assert largest == 6
+    asked, free = (fit(context, "trainer.micro_batch", any_batch) for any_batch in (False, True))
+    assert asked.override == "trainer.micro_batch=4 trainer.accumulation=auto"  # 32 = 4 x 8
+    assert free.override == f"trainer.micro_batch={largest}"
+
+
 def test_a_fit_is_asked_for_numbers_only() -> None:
     context = compiled("hardware=cpu").context
     assert context is not None

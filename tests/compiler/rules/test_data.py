@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmforge.compiler.passes import check
+from llmforge.compiler.passes import check, compile_plan
 from llmforge.diagnostics import Diagnostic
 
 STREAMED = (
@@ -35,6 +35,21 @@ def test_a_stream_with_steps_and_no_held_out_share_is_accepted(refused):
     assert refused() == []
 
 
+def test_several_processes_may_read_a_stream(refused):
+    assert refused("launch=torchrun", "launch.processes=2") == []
+
+
+def test_each_process_reads_a_stream_by_itself(refused):
+    assert refused() == []
+    streamed, whole = (
+        compile_plan([*STREAMED, f"data.streaming={flag}"]).lowered["training_arguments"]
+        for flag in ("true", "false")
+    )
+
+    assert streamed["accelerator_config"] == {"dispatch_batches": False}
+    assert "accelerator_config" not in whole
+
+
 @pytest.mark.parametrize(
     ("word", "key"),
     [
@@ -43,7 +58,6 @@ def test_a_stream_with_steps_and_no_held_out_share_is_accepted(refused):
         ("data.fold=part", "data.fold"),
         ("tokenizer.source=train", "tokenizer.source"),
         ("checkpoint.every=epoch", "checkpoint.every"),
-        ("launch.processes=2", "launch.processes"),
     ],
 )
 def test_what_is_refused_is_accepted_with_its_hint(refused, word: str, key: str):

@@ -1,0 +1,136 @@
+"""No dead keys: whatever may be set does something.
+
+Each field of each section and kind is changed, to values of other options, of its type or of
+`VALUES`. Then something else of the plan must change: a lowered argument, another setting, a fact,
+an estimate. What changes nothing there must be read by name by what carries a plan out. Fields are
+taken from the schema, so a new one is tried unasked, and fails by name if nothing comes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import chdir, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmforge import registry
+from llmforge.compiler.facts.versions import PACKAGES
+from llmforge.schema import SECTIONS, SINGLE
+
+if TYPE_CHECKING:
+    from dead_key_bases import Bases
+    from dead_key_fields import Field
+    from dead_key_reads import Readers
+
+UNUSED = {"__annotations__": {"unused": int}, "__module__": __name__}
+INSTALLED = "llmforge.compiler.derive.machine.installed_versions"
+
+
+def is_read(field: Field, readers: Readers) -> bool:
+    """Did a run read it, from this kind, or from any where all kinds go one way?"""
+    from dead_key_tables import SHARED
+
+    if field.owner.__name__ in SHARED:
+        return any(issubclass(cls, field.owner) and name == field.name for cls, name in readers)
+    return (field.cls, field.name) in readers
+
+
+def is_effective(field: Field, bases: Bases) -> bool:
+    """Does something else of the plan follow from it?"""
+    from dead_key_effects import has_effect, value_at
+    from dead_key_fields import candidates
+    from dead_key_tables import VALUES
+
+    values = bases(field)
+    now = value_at(values, field.key)
+    by_hand: Any = VALUES.get(field.own, [])
+    given = [*(by_hand(now) if callable(by_hand) else by_hand), *bases.other_options(field)]
+    others = candidates(field.annotation, now, given)
+    with everything_installed(bases):
+        return has_effect(values, field.key, field.cls, others)
+
+
+@contextmanager
+def everything_installed(bases: Bases) -> Iterator[None]:
+    """In the bench folder, as if every optional package were there."""
+    with chdir(bases.folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(INSTALLED, lambda: dict.fromkeys(PACKAGES, "99.0"))
+        yield
+
+
+def dead_among(found: Iterable[Field], bases: Bases, readers: Readers) -> list[Field]:
+    """The fields that nobody reads and nothing follows from."""
+    unread = [field for field in found if not is_read(field, readers)]
+    return [field for field in unread if not is_effective(field, bases)]
+
+
+@pytest.fixture(scope="module")
+def dead(bases: Bases, readers: Readers) -> list[Field]:
+    """All of them, exceptions among them."""
+    from dead_key_fields import fields
+
+    return dead_among(fields(), bases, readers)
+
+
+def test_every_field_does_something(dead: list[Field]):
+    from dead_key_tables import CHECKED, DEAD
+
+    unknown = [field for field in dead if field.own not in CHECKED and field.full not in DEAD]
+
+    assert not [field.full for field in unknown], (
+        "nobody reads these, and nothing follows from them"
+    )
+
+
+def test_the_exceptions_are_still_needed(dead: list[Field]):
+    from dead_key_tables import CHECKED, DEAD
+
+    names = {name for field in dead for name in (field.own, field.full)}
+
+    assert {*CHECKED, *DEAD} <= names, "these do something now: take them out of the tables"
+
+
+def test_what_only_refuses_is_named_by_a_refusal(dead: list[Field], bases: Bases):
+    from dead_key_effects import has_effect
+    from dead_key_tables import CHECKED, REFUSED
+
+    silent = []
+    for field in (field for field in dead if field.own in CHECKED):
+        words, others = REFUSED[field.own]
+        with everything_installed(bases):
+            values = bases(field, *words)
+            if not has_effect(values, field.key, field.cls, others, with_rules=True):
+                silent.append(field.full)
+
+    assert not silent
+
+
+def test_every_list_of_the_tables_is_about_fields_that_exist():
+    from dead_key_fields import fields
+    from dead_key_tables import BESIDES, CHECKED, DEAD, REFUSED, SHARED, VALUES
+
+    known = {name for field in fields() for name in (field.own, field.full)}
+
+    assert {*BESIDES, *VALUES, *CHECKED, *DEAD, *REFUSED} <= known
+    assert set(SHARED) <= {field.owner.__name__ for field in fields()}
+
+
+@pytest.mark.parametrize("section", [each for each in SECTIONS if each not in SINGLE])
+def test_a_field_that_nothing_reads_is_found(
+    section: str, bases: Bases, readers: Readers, monkeypatch: pytest.MonkeyPatch
+):
+    """One named `unused`, put into each kind in turn: neither proof may be fooled."""
+    from dead_key_fields import fields
+    from dead_key_tables import BESIDES
+
+    known = registry.kinds(section)
+    for kind, component in known.items():
+        extended = type(component.spec.__name__, (component.spec,), {**UNUSED})
+        changed = registry.Component(section, kind, extended, component.builder)
+        monkeypatch.setitem(registry._components, section, {**known, kind: changed})
+        name = f"{section}.unused ({kind})"
+        monkeypatch.setitem(BESIDES, name, (f"{section}.unused=1",))
+        [field] = [each for each in fields() if each.full == name]
+
+        assert dead_among([field], bases, readers) == [field]
