@@ -119,6 +119,33 @@ CODES: dict[str, tuple[str, str]] = {
         "A module named in `plugins` is not found or raises. It is looked for in the working "
         "folder, in PYTHONPATH and among installed packages.",
     ),
+    "LF122": (
+        "registration that has no place",
+        "A plugin registers a component where none can be chosen, or under a name that no setting "
+        "can hold. Callbacks, collators, experiments, metrics, optimizers and trainers are "
+        "registered by `llmforge.register`, data set classes by `llmforge.dataset`.",
+    ),
+    "LF123": (
+        "name registered twice",
+        "Two definitions under one name: which of them a run had would depend on the order of "
+        "imports. `override=True` says that the later one is meant.",
+    ),
+    "LF124": (
+        "component of the wrong class",
+        "What is called while a run goes on must be what it is called as: a spec inherits from its "
+        "section's spec class, a trainer from `ForgeTrainer`, a callback from `TrainerCallback`, "
+        "and so on. The source is read and not imported.",
+    ),
+    "LF125": (
+        "builder that is not there",
+        "A registration names the class or function that builds its component as "
+        "`package.module:name`. It is imported in the worker; whether it is there is seen now.",
+    ),
+    "LF126": (
+        "metric name that is taken",
+        "Figures of an evaluation are `eval_<name>`. A metric of that name would stand in the "
+        "place of the loss, or of an evaluation set's.",
+    ),
     "LF210": (
         "`--fit` of a key that has no largest value",
         "`llmforge plan --fit KEY` looks for the largest value whose memory sheet fits. It knows "
@@ -278,6 +305,35 @@ CODES: dict[str, tuple[str, str]] = {
         "packed samples that see each other",
         "Changing one sample of a packed row moved the logits of another: the attention does "
         "not keep them apart. Found by a check before the first step; nothing was trained.",
+    ),
+    "LF812": (
+        "model that cannot be had",
+        "Its files are not all in the hub's local cache, and the hub does not give them: no "
+        "network, no access, or no such model. Found before a worker starts.",
+    ),
+    "LF820": (
+        "too little room on the disk",
+        "The run folder's file system has less free space than the final model and the checkpoints "
+        "kept at once will take. Found before the first step. Free some space, keep fewer "
+        "checkpoints, or choose another `paths.runs`.",
+    ),
+    "LF821": (
+        "checkpoint of another run",
+        "The newest checkpoint in the run folder was written with other data or numerics, or its "
+        "state is laid out for another sharding. Going on from it would be neither run. "
+        "`checkpoint.resume=false` removes it and starts at the beginning.",
+    ),
+    "LF822": (
+        "model or checkpoint that could not be saved",
+        "Writing failed, or what was read back before the first step is not what was written. "
+        "Checkpoints that were whole before are whole still: the same command goes on from them "
+        "once the cause is gone.",
+    ),
+    "LF831": (
+        "hook that raised",
+        "A method of the run's experiment (section `hooks`) raised; the message names the hook and "
+        "the line. The traceback is in the run's log; after a fix the same command goes on, as "
+        "another run, since the experiment's code is part of the fingerprint.",
     ),
     "LF901": (
         "upload to the hub failed",

@@ -15,6 +15,7 @@ from llmforge.origins import Origin, leaves
 from llmforge.plan import STAGE_EFFECTS, Plan
 from llmforge.render import shown
 from llmforge.schema import Effect, Spec
+from llmforge.schema.extension import NAMED
 from llmforge.schema.run import Scalars
 
 _ABSENT = "(absent)"
@@ -96,9 +97,14 @@ def _content_changes(before: Plan, after: Plan) -> list[Change]:
 def effect_of(key: str, settings: Mapping[str, Any]) -> Effect:
     """The schema's effect of a dotted settings key."""
     section, *path = key.split(".")
-    if section in Scalars.model_fields:
+    spec: type[Spec] | None
+    if section in NAMED and path and path[0] in settings[section]:
+        name, *path = path
+        spec = section_spec(f"{section}.{name}", settings[section][name])
+    elif section in Scalars.model_fields:
         return Scalars.effect_of(section)
-    spec: type[Spec] | None = section_spec(section, settings[section])
+    else:
+        spec = section_spec(section, settings[section])
     for index, name in enumerate(path):
         if spec is None or name not in spec.model_fields:
             break

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PLAN_SCHEMA = 1
 """Version of the plan file's layout; a reader refuses one it does not know."""
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Bumped by hand when the same settings would give other results (other masks, other kernels):
 it enters every fingerprint, so stale prepared data and stale runs are never reused."""
 
@@ -224,18 +224,14 @@ def stage_fingerprints(
         spec: settings with every `auto` solved.
         identity: what stands behind paths and names: digests of data and model files, revisions.
             `data` entries reach every stage, `model` entries reach `prepare` only through the
-            tokenizer (key `tokenizer`).
+            tokenizer (key `tokenizer`), `components` only the collator's and the experiment's.
         asked: settings that follow from the number of samples, as they were asked for: `25%` and
             not 120 steps. The number itself follows from the identity and the other settings, and
             may not be known before the samples are prepared.
     """
     found: dict[str, str] = {}
     for stage, effects in STAGE_EFFECTS.items():
-        parts = (
-            dict(identity)
-            if stage != "prepare"
-            else {key: value for key, value in identity.items() if key != "model"}
-        )
+        parts = dict(identity) if stage != "prepare" else _of_the_samples(identity)
         chosen = dict(_chosen(spec, effects))
         asked = asked or {}
         settings = {key: asked.get(key, value) for key, value in chosen.items()}
@@ -255,6 +251,17 @@ def stage_fingerprints(
             {"code": CODE_VERSION, "identity": parts, "settings": settings}
         )
     return found
+
+
+def _of_the_samples(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the identity decides the samples: not the model, nor code that never sees a row.
+
+    An experiment gives keywords to collators and data set classes, so its code counts.
+    """
+    found = {key: value for key, value in identity.items() if key not in ("model", "components")}
+    code = identity.get("components", {})
+    makers = {place: code[place] for place in ("collator", "hooks") if place in code}
+    return {**found, "components": makers} if makers else found
 
 
 def _chosen(spec: Spec, effects: tuple[Effect, ...], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """Code of the user's own: modules named in `plugins`, imported for what they register.
 
-In: names of modules, from the settings. Out: findings LF121; the registries are filled on the way.
+In: names of modules, from the settings. Out: findings LF121, and LF122 to LF125 for a component
+that cannot be registered as it is; the registries are filled on the way.
 A module is looked for in the working folder too, but only after everything that is installed, and
 only while plugins are loaded: a `random.py` lying there is never Python's own. Packages that
 declare the entry-point group `llmforge.components` are loaded without being named.
@@ -10,19 +11,19 @@ This module does not know what a plugin registers (`registry.py`, `sources/funct
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
 from llmforge.diagnostics import Diagnostic, Severity, did_you_mean, near
+from llmforge.registry import RegistrationRefused, working_folder
 
 GROUP = "llmforge.components"
 
@@ -38,11 +39,11 @@ def load(modules: Sequence[str]) -> list[Diagnostic]:
     Loading a module that was loaded before does nothing. Output of the modules goes where it goes.
 
     Returns:
-        One error (LF121) for each module that cannot be imported, one warning for each entry
-        point that cannot. Nothing is raised for what a module does wrong.
+        One error (LF121, or the registry's own code) for each module that cannot be imported, one
+        warning for each entry point that cannot. Nothing is raised for what a module does wrong.
     """
     found: list[Diagnostic] = []
-    with _working_folder():
+    with working_folder():
         for name in modules:
             problem = _load_one(name)
             if problem is None:
@@ -76,22 +77,6 @@ def raised_at(error: BaseException) -> str:
     return f"{said} ({_short(last.filename)}:{last.lineno})"
 
 
-@contextmanager
-def _working_folder() -> Iterator[None]:
-    """The working folder importable, last of all; the import path as it was afterwards."""
-    here = str(Path.cwd())
-    importlib.invalidate_caches()  # a module written a moment ago must be found
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        # from the end: the same folder may stand there on its own account
-        for index in range(len(sys.path) - 1, -1, -1):
-            if sys.path[index] == here:
-                del sys.path[index]
-                break
-
-
 def _load_one(name: str) -> Diagnostic | None:
     if not _DOTTED.fullmatch(name) or name.endswith(".py"):
         return _not_a_name(name)
@@ -101,6 +86,8 @@ def _load_one(name: str) -> Diagnostic | None:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             return _not_found(name, error.name)
         return _raised(f"plugin `{name}` cannot be imported", error)
+    except RegistrationRefused as error:
+        return _refused(name, error)
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         return _raised(f"plugin `{name}` cannot be imported", error)
     return _hidden(name, module)
@@ -145,6 +132,16 @@ def _raised(what: str, error: BaseException, severity: Severity = Severity.ERROR
     return Diagnostic("LF121", f"{what}: {raised_at(error)}", severity=severity, key="plugins")
 
 
+def _refused(name: str, error: RegistrationRefused) -> Diagnostic:
+    """What a module registers and cannot: the registry's words, and the line that asked for it."""
+    meant = did_you_mean(error.candidates[0], error.candidates[1:]) if error.candidates else ()
+    listed = (f"known here: {', '.join(error.candidates[1:])}",) if error.candidates else ()
+    said = raised_at(error).partition(": ")[2]
+    return Diagnostic(
+        error.code, f"plugin `{name}`: {said}", key="plugins", notes=(*meant, *listed)
+    )
+
+
 def _hidden(name: str, module: ModuleType) -> Diagnostic | None:
     """A module of the working folder that another one of the same name stands before."""
     top = name.partition(".")[0]
@@ -187,6 +184,22 @@ def _short(file: str) -> str:
     path = Path(file)
     here = Path.cwd()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
+
+
+def source_of(module: str) -> Path | None:
+    """The source file of a module, which is not imported, though the packages above it are.
+
+    None for what has no source: a built-in module, a compiled one.
+
+    Raises:
+        ModuleNotFoundError: there is no such module, nor in the working folder.
+    """
+    with working_folder():
+        found = importlib.util.find_spec(module)
+    if found is None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+    origin = found.origin
+    return Path(origin) if origin and origin.endswith(".py") and Path(origin).is_file() else None
 
 
 def load_or_fail(modules: Sequence[str]) -> None:

@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": GROUND | {"compose", "compiler", "render"},
     "refs": GROUND | {"plan"},
     # the runner: it starts from a plan and never compiles
-    "run": GROUND | {"schema", "plan", "plugins", "track"},
+    "run": GROUND | {"schema", "plan", "plugins", "render", "track"},
     "track": GROUND | {"plan", "run"},
     "stages": GROUND | {"schema", "plan", "run", "track", "build"},
     "build": GROUND | {"schema", "plan", "plugins", "samples", "sources"},
@@ -71,7 +71,8 @@ MAY_IMPORT_LATER: dict[str, set[str]] = {
     "compiler": {"samples"},  # how many conversations the generator makes
     "codes": {"compiler"},  # rules explain themselves
     "refs": {"compiler", "run", "build", "stages", "render"},  # a reference may name anything
-    "run": {"stages", "build", "compiler"},  # the worker's half; which hardware is here
+    # the worker's half; which hardware is here; what changed since a checkpoint
+    "run": {"stages", "build", "compiler", "diff"},
     "__init__": set(MAY_IMPORT),
     "cli": set(MAY_IMPORT),
     "app": set(MAY_IMPORT),

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from llmforge import plugins, registry
+from llmforge import plugins
 from llmforge.build.data import Item
+from llmforge.build.extending import sample_builder
 from llmforge.build.sample import IGNORED, Rejected, Sample, fit
 from llmforge.build.templates import stop_ids
 from llmforge.build.tokenize import begin
@@ -76,7 +77,7 @@ class Maker:
     def __init__(self, plan: Plan, tokenizer: Any) -> None:
         spec = plan.spec.collator
         self._plan, self._tokenizer = plan, tokenizer
-        self._build = registry.component("collator", spec.kind).load_builder()
+        self._build = sample_builder(plan)
         self._longest, self._truncation = int(spec.max_length), spec.truncation
         self._ends = np.asarray(stop_ids(tokenizer), dtype=np.int32)
 

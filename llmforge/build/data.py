@@ -255,7 +255,7 @@ def builtin_splits(plan: Plan) -> Splits:
 
     if spec.eval_fraction == 0:
         return Splits(as_rows(rows)[: spec.max_train_rows], {})
-    train, held = split(rows, spec.generator_seed, spec.eval_fraction)
+    train, held = split(rows, spec.split_seed, spec.eval_fraction)
     surplus = held[spec.max_eval_rows :] if spec.max_eval_rows is not None else []
     more = surplus if spec.eval_surplus == "train" else []
     return Splits(

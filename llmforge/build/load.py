@@ -38,6 +38,30 @@ def save_final(plan: Plan, source: Parts | ForgeTrainer, folder: Path) -> None:
     Every process of a distributed run must call this with its trainer (sharded weights are gathered
     from all); the main one writes.
     """
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        write_model(plan, source, staged, folder)
+        if isinstance(source, ForgeTrainer) and not source.is_world_process_zero():
+            return
+        flush_tree(staged)
+        _swap(staged, folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def write_model(
+    plan: Plan, source: Parts | ForgeTrainer, staged: Path, final: Path
+) -> dict[str, Any] | None:
+    """Write the model to `staged` as it will be read from `final`; on the main process only.
+
+    Every process of a distributed run must call this with its trainer.
+
+    Returns:
+        The gathered weights of a sharded model, else None.
+    """
     state: dict[str, Any] | None = None
     if isinstance(source, ForgeTrainer):
         accelerator = source.accelerator
@@ -45,20 +69,17 @@ def save_final(plan: Plan, source: Parts | ForgeTrainer, folder: Path) -> None:
             state = accelerator.get_state_dict(source.model_wrapped)
         model, tokenizer = accelerator.unwrap_model(source.model), source.processing_class
         if not source.is_world_process_zero():
-            return
+            return None
     else:
         model, tokenizer = source.model, source.tokenizer
-    folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(staged, ignore_errors=True)
-    try:
-        _write(plan, model, tokenizer, state, staged, folder)
-        for path in sorted(staged.rglob("*")):
-            sync(path)
-        _swap(staged, folder)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    _write(plan, model, tokenizer, state, staged, final.absolute())
+    return state
+
+
+def flush_tree(folder: Path) -> None:
+    """Have everything below a folder written to the disk itself."""
+    for path in sorted(folder.rglob("*")):
+        sync(path)
 
 
 def load(folder: str | Path, dtype: str | None = None) -> tuple[Any, Any]:
@@ -120,8 +141,13 @@ def _write(
     shard = plan.spec.checkpoint.max_shard_size
     if isinstance(model, PeftModel):
         config = model.peft_config["default"]
+        trained = config.base_model_name_or_path, config.revision
         config.base_model_name_or_path, config.revision = _base_of(plan, final)
-        save_adapter(model, staged, state)
+        try:
+            save_adapter(model, staged, state)
+        finally:
+            # a base that is not there yet would be missed by later checkpoints
+            config.base_model_name_or_path, config.revision = trained
         if plan.spec.model.kind == "scratch":
             _save_weights(
                 model.get_base_model(), base_weights(model, state), staged / BASE, shard, tokenizer

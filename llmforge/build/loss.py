@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional
 
 from llmforge.build.loss_kernels import FINISH, LeanLoss
+from llmforge.build.measures import Measures, held_out_figures, measured_too
 from llmforge.build.sample import IGNORED
 
 
@@ -121,6 +122,7 @@ def held_out_loss(
     batch: int,
     compute: str = "float32",
     sets: Sequence[str] = (),
+    measures: Measures | None = None,
 ) -> dict[str, float]:
     """Loss of a model on a prepared data set, without a Trainer.
 
@@ -130,6 +132,7 @@ def held_out_loss(
         batch: samples per forward pass; changes the speed, not the figures.
         compute: format of the arithmetic; other than float32 runs under autocast, as training does.
         sets: names of the evaluation sets that the samples belong to.
+        measures: metrics on logits, whose figures are told too; logits are then whole.
     """
     device = next(model.parameters()).device
     order = sorted(range(len(dataset)), key=dataset["length"][:].__getitem__, reverse=True)
@@ -145,7 +148,12 @@ def held_out_loss(
                 inputs = {name: values.to(device) for name, values in inputs.items()}
                 labels = inputs.pop("labels")
                 which = set_numbers(inputs, len(labels))
-                held_out.add(measured(model, inputs, labels, lean), which)
+                if measures:
+                    per_sample, numbers = measured_too(model, inputs, labels, measures)
+                    measures.add(numbers, which)
+                else:
+                    per_sample = measured(model, inputs, labels, lean)
+                held_out.add(per_sample, which)
     finally:
         model.train(was_training)
-    return held_out.metrics()
+    return held_out_figures(held_out, measures or Measures({}))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
+from llmforge.build.experiment import active
 from llmforge.build.formats import hold_parts
 from llmforge.build.placing import check_placing, placing_keywords
 from llmforge.build.quantized import is_packed_late, keep_layout, load_keywords, pack
@@ -71,7 +72,7 @@ def from_checkpoint(plan: Plan, tokenizer: Any) -> Any:
     try:
         stored = _stored_quantization(source, lowered)
         # where the user places parts, the device of this process does not decide
-        lowered |= load_keywords(plan, stored) | placing_keywords(plan)
+        lowered |= _quantization_at_load(plan, stored) | placing_keywords(plan)
         model = AutoModelForCausalLM.from_pretrained(source, **lowered)
     except OSError as error:
         if Path(source).is_dir():
@@ -85,12 +86,30 @@ def from_checkpoint(plan: Plan, tokenizer: Any) -> Any:
 def _finished(plan: Plan, model: Any, tokenizer: Any) -> Any:
     """What all models share: late packing, formats of their parts, where generation stops."""
     check_vocabulary(model.get_input_embeddings().num_embeddings, tokenizer)
-    if is_packed_late(plan):
-        model = pack(plan, model)
+    hooks = active(plan)
+    if plan.spec.quantization.kind != "none":
+        model = hooks.change("quantized_base", model, lambda found: _packed(plan, found))
     keep_layout(model)
-    hold_parts(plan, model)
+    model = hooks.change("stabilize_training", model, lambda found: hold_parts(plan, found))
+    hooks.experiment.model = None  # it is not built yet
     set_stops(model, tokenizer)
     return model
+
+
+def _packed(plan: Plan, model: Any) -> Any:
+    return pack(plan, model) if is_packed_late(plan) else model
+
+
+def _quantization_at_load(plan: Plan, stored: dict[str, Any] | None) -> dict[str, Any]:
+    """Keywords of quantized loading; the experiment may have another configuration."""
+    found: dict[str, Any] = {}
+
+    def make() -> Any:
+        found.update(load_keywords(plan, stored))
+        return found.get("quantization_config")
+
+    config = active(plan).build("quantization_config", make)
+    return found if config is None else {**found, "quantization_config": config}
 
 
 def _stored_quantization(source: str, options: dict[str, Any]) -> dict[str, Any] | None:

@@ -20,13 +20,31 @@ OptimizerChoice = tuple[type[torch.optim.Optimizer], dict[str, Any]]
 
 
 def optimizer_choice(plan: Plan) -> OptimizerChoice | None:
-    """Class and keywords for the Trainer; None leaves the choice to `TrainingArguments.optim`."""
+    """Class and keywords for the Trainer; None leaves the choice to `TrainingArguments.optim`.
+
+    Raises:
+        TypeError: an optimizer of the user's own that is none.
+    """
     keywords = plan.lowered["optimizer"]
     if keywords is None:
         return None
-    choose = registry.component("optimizer", plan.settings["optimizer"]["kind"]).load_builder()
+    component = registry.component("optimizer", plan.settings["optimizer"]["kind"])
+    choose = component.load_builder()
+    if isinstance(choose, type) and issubclass(choose, torch.optim.Optimizer):
+        return choose, dict(keywords)  # one of the user's own
     chosen: OptimizerChoice = choose(keywords)
+    if component.is_own and not _is_choice(chosen):
+        raise TypeError(
+            f"{component.builder} must be an optimizer's class, or a function that returns one and "
+            f"its keywords, not {chosen!r:.60}"
+        )
     return chosen
+
+
+def _is_choice(chosen: Any) -> bool:
+    if not (isinstance(chosen, tuple) and len(chosen) == 2 and isinstance(chosen[1], dict)):
+        return False
+    return isinstance(chosen[0], type) and issubclass(chosen[0], torch.optim.Optimizer)
 
 
 def adafactor(keywords: Mapping[str, Any]) -> OptimizerChoice:

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from transformers import (
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
@@ -30,12 +29,16 @@ from transformers.trainer_utils import EvalLoopOutput
 from llmforge import registry
 from llmforge.build.allocation import adapter_callbacks
 from llmforge.build.errors import NonFiniteLoss, building
+from llmforge.build.experiment import active
+from llmforge.build.extending import load_class, own_callbacks, own_fields
 from llmforge.build.groups import parameter_groups
 from llmforge.build.library_names import current_names
 from llmforge.build.loss import HeldOut, measured, set_numbers
 from llmforge.build.loss_kernels import LeanLoss
+from llmforge.build.measures import Measures, held_out_figures, measured_too
 from llmforge.build.optimizer import optimizer_choice
 from llmforge.build.parts import Parts
+from llmforge.build.saving import SealedSaves
 from llmforge.build.schedules import MakeSchedule, OwnRate, schedule_choice, sets_its_own_rate
 from llmforge.plan import Plan
 
@@ -46,7 +49,7 @@ SKIPPED_STEPS_ALLOWED = 30
 not the reason."""
 
 
-class ForgeTrainer(Trainer):  # type: ignore[misc]
+class ForgeTrainer(SealedSaves):
     """Builder of `trainer.kind=lm`.
 
     Metrics of an evaluation are `eval_loss`, `eval_perplexity` and `eval_tokens`, weighted by token
@@ -64,6 +67,8 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
         self._held_out = HeldOut(())
         self.sets: list[str] = []
         """Names of the evaluation sets."""
+        self.measures = Measures({})
+        """Metrics of the user's own on logits."""
         self.first_batch: Callable[[Any, dict[str, Any]], None] | None = None
         """Called once with the wrapped model and the first training batch."""
         self.groups: Mapping[str, Any] | None = None
@@ -92,7 +97,13 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
         labels = inputs.pop("labels")
         which = set_numbers(inputs, len(labels)).to(self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
-            per_sample = measured(model, inputs, labels, self.lean).to(self.args.device)
+            if self.measures:
+                per_sample, numbers = measured_too(model, inputs, labels, self.measures)
+                numbers = numbers.to(self.args.device)
+                self.measures.add(*self.accelerator.gather_for_metrics((numbers, which)))
+            else:
+                per_sample = measured(model, inputs, labels, self.lean)
+            per_sample = per_sample.to(self.args.device)
         # drops the samples that accelerate repeats to fill the last batch of several processes
         gathered = self.accelerator.gather_for_metrics((per_sample, which))
         self._held_out.add(*gathered)
@@ -104,13 +115,14 @@ class ForgeTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         """Hugging Face's loop, its mean of batch means replaced by the exact loss."""
         self._held_out = HeldOut(self.sets)
+        self.measures.reset()
         if self.is_in_train or self.accelerator._models:  # noqa: SLF001 - no public way to ask
             output = super().evaluation_loop(
                 dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs
             )
         else:
             output = self._evaluate_untouched(dataloader)
-        output.metrics.update(self._held_out.metrics(metric_key_prefix))
+        output.metrics.update(held_out_figures(self._held_out, self.measures, metric_key_prefix))
         return output
 
     def _evaluate_untouched(self, dataloader: Any) -> EvalLoopOutput:
@@ -245,29 +257,61 @@ def build_trainer(
     Raises:
         BuildError: arguments or trainer were refused by the library.
     """
+    hooks = active(plan)
     with building("trainer", plan):
-        build = registry.component("trainer", plan.spec.trainer.kind).load_builder()
-        arguments = TrainingArguments(
-            output_dir=str(output_dir),
-            **current_names(TrainingArguments, plan.lowered["training_arguments"]),
+        arguments = hooks.build("training_arguments", lambda: _arguments(plan, output_dir))
+        watching = [*callbacks, *adapter_callbacks(plan), *own_callbacks(plan)]
+        if hooks.experiment.trainer is not None:
+            _check_ready(hooks.experiment.trainer)
+            for callback in watching:
+                hooks.experiment.trainer.add_callback(callback)
+        trainer: ForgeTrainer = hooks.build(
+            "trainer", lambda: _make(plan, parts, arguments, watching)
         )
-        trainer: ForgeTrainer = build(
-            model=parts.model,
-            args=arguments,
-            data_collator=parts.collator,
-            train_dataset=parts.train,
-            eval_dataset=parts.evaluation,
-            processing_class=parts.tokenizer,
-            callbacks=[*callbacks, *adapter_callbacks(plan)],
-            optimizer_cls_and_kwargs=optimizer_choice(plan),
-        )
+        _check_ready(trainer)
         _take_loss_over(plan, trainer)
     trainer.sets = parts.sets
+    trainer.measures = Measures(parts.metrics, parts.sets)
     trainer.groups = plan.lowered["parameter_groups"]
     trainer.clip_value = plan.lowered["clipping"]["value"]
     trainer.schedule = schedule_choice(plan)
     trainer.remove_callback(PrinterCallback)  # what is shown of a run is `run/`'s affair
     return trainer
+
+
+def _arguments(plan: Plan, output_dir: Path) -> TrainingArguments:
+    keywords = current_names(TrainingArguments, plan.lowered["training_arguments"])
+    return TrainingArguments(output_dir=str(output_dir), **keywords)
+
+
+def _make(plan: Plan, parts: Parts, arguments: Any, callbacks: list[TrainerCallback]) -> Any:
+    """The trainer of the plan's kind; one of the user's own gets its fields as keywords too."""
+    component = registry.component("trainer", plan.spec.trainer.kind)
+    more: dict[str, Any] = {}
+    if component.is_own:
+        build = load_class(component, ForgeTrainer)
+        more |= own_fields(plan.spec.trainer, "trainer")
+    else:
+        build = component.load_builder()
+    more |= active(plan).keywords("trainer")
+    return build(
+        model=parts.model,
+        args=arguments,
+        data_collator=parts.collator,
+        train_dataset=parts.train,
+        eval_dataset=parts.evaluation,
+        processing_class=parts.tokenizer,
+        callbacks=callbacks,
+        optimizer_cls_and_kwargs=optimizer_choice(plan),
+        **more,
+    )
+
+
+def _check_ready(trainer: Any) -> None:
+    """Raises `TypeError` for a trainer that could not evaluate, stop and save as runs do."""
+    if not isinstance(trainer, ForgeTrainer):
+        name = type(trainer).__name__
+        raise TypeError(f"{name} does not inherit from llmforge.build.trainer.ForgeTrainer")
 
 
 def _take_loss_over(plan: Plan, trainer: ForgeTrainer) -> None:

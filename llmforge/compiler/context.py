@@ -14,6 +14,7 @@ from typing import Any
 from llmforge.compiler.facts.data import DataFacts
 from llmforge.compiler.facts.families import ModelFacts
 from llmforge.compiler.facts.samples import Samples
+from llmforge.compiler.facts.space import Space
 from llmforge.compiler.facts.tokenizer import TokenizerFacts
 from llmforge.compiler.parse import parse, section_spec
 from llmforge.diagnostics import Diagnostic
@@ -37,6 +38,9 @@ class Facts:
     """Digests and revisions of what stands behind paths and names; enters the fingerprints."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Installed versions of the packages a run uses; absent ones are left out."""
+    space: Space | None = None
+    """Room where runs are kept, of a plan for this machine; it changes by the hour, so no plan
+    holds it."""
     asked: Mapping[str, Any] = field(default_factory=dict)
     """Intervals as they were asked for (`25%`), of those that became steps. They stand for the
     steps in the fingerprints: what the steps are follows from the data, which stand there too."""

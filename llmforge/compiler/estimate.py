@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from llmforge.compiler.context import Context, Derived
 from llmforge.compiler.facts.targets import by_ending, hit_modules
 from llmforge.compiler.facts.trained import trained
-from llmforge.compiler.memory.disk import disk
+from llmforge.compiler.memory.disk import checkpoints_at_once, disk_of, most_at_once
 from llmforge.compiler.memory.fit import sheet_of
-from llmforge.compiler.memory.static import static_memory
 from llmforge.schema.adapter import NoAdapter, TargetedAdapter
 
 
@@ -120,22 +119,15 @@ def _memory(context: Context) -> Iterator[Derived]:
 
 def _disk(context: Context) -> Iterator[Derived]:
     """Bytes of the final model and of a checkpoint."""
-    model = context.facts.model
-    if model is None:
+    sizes = disk_of(context)
+    if sizes is None:
         return
-    static = static_memory(model, context.spec, context.facts.model_config)
-    if static is None:
-        return
-    sizes = disk(context.spec, static)
     reads = ("model", "lora", "precision", "optimizer")
     yield Derived("disk.model_bytes", sizes.model, "weights of the final model", reads)
     why = "weights and optimizer state"
     yield Derived("disk.checkpoint_bytes", sizes.checkpoint, why, reads)
-    kept, every = context.spec.checkpoint.keep, context.spec.checkpoint.every
-    steps = context.facts.steps
-    if isinstance(every, int) and steps is not None:
-        # pruned after the next one is written, and the best one beside the newest
-        there = min(steps // every, kept + (1 if context.spec.checkpoint.best else 0)) + 1
-        total = sizes.model + there * sizes.checkpoint
+    there = checkpoints_at_once(context.spec, context.facts.steps)
+    total = most_at_once(context.spec, sizes, context.facts.steps)
+    if total is not None:
         why = f"the final model and at most {there} checkpoints, one while it replaces another"
         yield Derived("disk.total_bytes", total, why, ("checkpoint", *reads))

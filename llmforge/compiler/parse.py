@@ -18,17 +18,25 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from llmforge import registry
+from llmforge.compiler.named import component_spec, parse_named
 from llmforge.compiler.unknown_kind import unknown_kind, unknown_source
 from llmforge.diagnostics import Diagnostic, did_you_mean, near
 from llmforge.origins import Origin, Origins
 from llmforge.schema import SCALARS, SECTIONS, SINGLE, RunSpec, Spec
 from llmforge.schema.data import SOURCES
 from llmforge.schema.docs import field_doc
+from llmforge.schema.extension import NAMED
 from llmforge.schema.run import Scalars
 
 
 def section_spec(section: str, values: Mapping[str, Any]) -> type[Spec] | None:
-    """Schema class for a section's values; None when its kind is unknown or missing."""
+    """Schema class for a section's values; None when its kind is unknown or missing.
+
+    `section` may be `callbacks.<name>` or `metrics.<name>`.
+    """
+    key, _, name = section.partition(".")
+    if name:
+        return component_spec(key, values) if key in NAMED else None
     if section in SINGLE:
         return SINGLE[section]
     kind = values.get("kind")
@@ -45,7 +53,18 @@ def parse(
     parts: dict[str, Any] = {}
     known = (*SCALARS, *SECTIONS)
     found += [_unknown(key, known, origins) for key in values if key not in known]
-    scalars = _check(Scalars, "", {k: values[k] for k in SCALARS if k in values}, origins, found)
+    given_scalars = {k: values[k] for k in SCALARS if k in values}
+    for key in NAMED:
+        parts[key] = parse_named(
+            key,
+            values.get(key),
+            origins,
+            lambda spec, place, given: _check(spec, place, given, origins, found),
+            found,
+        )
+        if isinstance(values.get(key), Mapping):
+            given_scalars[key] = {}  # what stands in it was checked by its own spec
+    scalars = _check(Scalars, "", given_scalars, origins, found)
     for section in SECTIONS:
         given = values.get(section)
         if not isinstance(given, Mapping):
@@ -68,7 +87,8 @@ def parse(
         parts[section] = _check(spec, section, given, origins, found)
     if found or scalars is None:
         return None, found
-    return RunSpec.model_construct(**{k: getattr(scalars, k) for k in SCALARS}, **parts), []
+    plain = {k: getattr(scalars, k) for k in SCALARS if k not in NAMED}
+    return RunSpec.model_construct(**plain, **parts), []
 
 
 def parse_or_fail(values: Mapping[str, Any]) -> RunSpec:

@@ -26,6 +26,7 @@ from llmforge.compiler.derive.batch import (
     derive_intervals,
     derive_steps,
 )
+from llmforge.compiler.derive.extension import probe_components
 from llmforge.compiler.derive.inputs import (
     derive_collator,
     derive_max_length,
@@ -65,6 +66,7 @@ PASSES: tuple[Pass, ...] = (
     derive_tokenizer,
     derive_vocabulary,
     probe_model,
+    probe_components,
     probe_data,
     derive_collator,
     derive_max_length,
@@ -250,6 +252,7 @@ _PROBES: dict[str, tuple[str, tuple[str, ...]]] = {
     "model": ("probe_model", ("model",)),
     "tokenizer": ("probe_model", ("tokenizer", "model")),
     "data": ("probe_data", ("data",)),
+    "components": ("probe_components", ("plugins",)),
     "versions": ("probe_machine", ()),
 }
 """Part of the facts -> the pass that looked it up, and the section it was looked up for."""

@@ -1,23 +1,28 @@
-"""Which checkpoints of a run can be resumed from.
+"""The checkpoints of a run: written whole or not at all, pruned, looked through.
 
-In: the folder that the Trainer writes `checkpoint-N` folders into. Out: the whole ones, newest
-first, and what is missing from the others. The Trainer writes a checkpoint in place, file by file,
-so a process killed in the middle of a save leaves a folder that looks like one; loading such a
-folder fails obscurely, or resumes silently with a fresh optimizer.
+In: the folder that holds `checkpoint-N` folders, and the plan they belong to. Out: `Keeper`, which
+a trainer saves through; `scan`, `verify` and what else is done with checkpoints that are there.
+A checkpoint is written in `.checkpoint-N.tmp`, sealed and then renamed (`sealing.py`), so a process
+killed at any moment leaves the checkpoints before it as they were; older ones go last.
 
-The checks read directories, headers and file ends only; no weights are loaded, no torch imported.
+Which one a run goes on from is decided in `resume.py`. No torch.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-import struct
-import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmforge.plan import Plan
+from llmforge.run import sealing
+
 PREFIX = "checkpoint-"
+PLAN = "plan.json"
+"""The plan that wrote a checkpoint, beside its weights."""
+
+_STAGED, _OLD, _GONE = ".tmp", ".old", ".gone"
 
 
 @dataclass(frozen=True)
@@ -32,83 +37,112 @@ class Checkpoint:
 
 
 def scan(folder: Path) -> list[Checkpoint]:
-    """Every checkpoint folder, newest first, whole or not."""
+    """Every checkpoint folder, newest first, whole or not; sizes are looked at, not content."""
     found = []
     for path in folder.glob(f"{PREFIX}*") if folder.is_dir() else ():
         step = path.name.removeprefix(PREFIX)
-        if path.is_dir() and step.isdigit():
-            found.append(Checkpoint(path, int(step), fault(path)))
+        if path.is_dir() and step.isdecimal():
+            found.append(Checkpoint(path, int(step), sealing.fault(path)))
     return sorted(found, key=lambda checkpoint: -checkpoint.step)
 
 
+def verify(checkpoint: Checkpoint) -> str | None:
+    """What is wrong with a checkpoint, every byte of it read; None for a whole one."""
+    return sealing.fault(checkpoint.path, thorough=True)
+
+
 def remove(checkpoint: Checkpoint) -> None:
-    """Delete a checkpoint; `trainer_state.json` goes first, so that half a deletion shows."""
-    (checkpoint.path / "trainer_state.json").unlink(missing_ok=True)
-    shutil.rmtree(checkpoint.path)
+    """Delete a checkpoint; it loses its name first, so that half of one never looks whole."""
+    gone = checkpoint.path.with_name(f".{checkpoint.path.name}{_GONE}")
+    shutil.rmtree(gone, ignore_errors=True)
+    checkpoint.path.rename(gone)
+    shutil.rmtree(gone)
 
 
-def fault(path: Path) -> str | None:
-    """What keeps a checkpoint folder from being resumed from, or None."""
-    state = path / "trainer_state.json"
-    if not state.is_file():
-        return "trainer_state.json is missing"
-    try:
-        json.loads(state.read_text(encoding="utf-8"))
-    except ValueError:
-        return "trainer_state.json is cut short"
-    return _weights_fault(path) or _state_fault(path)
+def set_aside(checkpoint: Checkpoint) -> Path:
+    """Take a broken checkpoint out of the way, under a name that says so.
+
+    It is kept: what is left of it may be the only copy of some hours' weights.
+    """
+    aside = checkpoint.path.with_name(f"broken-{checkpoint.path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return checkpoint.path.rename(aside)
 
 
-def _weights_fault(path: Path) -> str | None:
-    """Weights: one file, an index with its shards, an adapter, or a sharded engine's folder."""
-    if any(path.glob("global_step*/")) or any(path.glob("pytorch_model_fsdp_*/")):
-        return None
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError):
-            return f"{index.name} is cut short"
-        files = [path / name for name in sorted(names)]
-    else:
-        single = [path / "model.safetensors", path / "adapter_model.safetensors"]
-        files = [file for file in single if file.is_file()]
-    if not files:
-        return "no weights"
-    for file in files:
-        if not file.is_file():
-            return f"{file.name} is missing"
-        if not whole_safetensors(file):
-            return f"{file.name} is cut short"
-    return None
+def tidy(folder: Path) -> None:
+    """Clear away what a killed process left between two names.
+
+    A checkpoint that was about to be replaced by another of the same step gets its name back.
+    """
+    for path in sorted(folder.glob(f".{PREFIX}*")):
+        name = path.stem.removeprefix(".")
+        if path.suffix == _OLD and not (folder / name).exists():
+            path.rename(folder / name)
+        elif path.suffix in (_STAGED, _OLD, _GONE):
+            shutil.rmtree(path)
 
 
-def _state_fault(path: Path) -> str | None:
-    """Optimizer, schedule and random state; without them resuming would not be the same run."""
-    if any(path.glob("global_step*/")):
-        return None  # DeepSpeed keeps all three inside its own folder
-    files = [path / "scheduler.pt"]
-    if not any(path.glob("optimizer_*/")):
-        files.append(path / "optimizer.pt")
-    files += sorted(path.glob("rng_state*.pth")) or [path / "rng_state.pth"]
-    for file in files:
-        if not file.is_file():
-            return f"{file.name} is missing"
-        if not zipfile.is_zipfile(file):
-            return f"{file.name} is cut short"
-    return None
+def prune(folder: Path, keep: int, spared: Collection[int] = ()) -> list[int]:
+    """Remove all checkpoints but the newest `keep` whole ones and those of the steps `spared`.
+
+    Returns:
+        The steps that were removed.
+    """
+    whole = [found for found in scan(folder) if not found.fault]
+    old = [found for found in whole[max(1, keep) :] if found.step not in spared]
+    for found in old:
+        remove(found)
+    return [found.step for found in old]
 
 
-def whole_safetensors(file: Path) -> bool:
-    """Does the file hold every byte its header announces?"""
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            (header_size,) = struct.unpack("<Q", stream.read(8))
-            if header_size > size:
-                return False
-            header = json.loads(stream.read(header_size))
-        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-    except (struct.error, ValueError, KeyError, TypeError):
-        return False
-    return bool(size == 8 + header_size + max(ends, default=0))
+class Keeper:
+    """Where a trainer's checkpoints go.
+
+    The main process calls `begin`, all of them write into `staging(step)/checkpoint-N`, and when
+    all are through the main process calls `finish`.
+    """
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder = folder
+        self._plan = plan
+        self._keep = plan.spec.checkpoint.keep
+
+    def final(self, step: int) -> Path:
+        """The checkpoint's folder when it is whole."""
+        return self.folder / f"{PREFIX}{step}"
+
+    def staging(self, step: int) -> Path:
+        """The folder in which `checkpoint-N` is written; the same on all ranks."""
+        return self.folder / f".{PREFIX}{step}{_STAGED}"
+
+    def begin(self, step: int) -> None:
+        """An empty place to write to."""
+        shutil.rmtree(self.staging(step), ignore_errors=True)
+        self.staging(step).mkdir(parents=True)
+
+    def finish(self, step: int, best: int | None = None) -> None:
+        """Seal what was written, give it its name, then prune; the best one is never pruned.
+
+        Raises:
+            OSError: it could not be flushed or renamed; earlier checkpoints are as they were.
+        """
+        staged = self.staging(step) / self.final(step).name
+        self._plan.save(staged / PLAN)
+        sealing.seal(
+            staged,
+            {
+                "step": step,
+                "best": best,
+                "run_id": self._plan.run_id,
+                "fingerprint": self._plan.fingerprint,
+                "stages": self._plan.stages,
+                "llmforge": self._plan.llmforge,
+            },
+        )
+        sealing.publish(staged, self.final(step))
+        shutil.rmtree(self.staging(step))
+        prune(self.folder, self._keep, {step} if best is None else {step, best})
+
+    def abandon(self, step: int) -> None:
+        """Throw away what was written of a checkpoint that failed; a full disk has room again."""
+        shutil.rmtree(self.staging(step), ignore_errors=True)

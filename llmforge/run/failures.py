@@ -10,11 +10,14 @@ Exceptions are told by the names of their classes, so that no library is importe
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from llmforge.diagnostics import Diagnostic
 from llmforge.plan import Plan
+from llmforge.render import size_text
 from llmforge.run.environment import scrub
 
 _MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
@@ -26,18 +29,11 @@ def diagnose(error: BaseException, plan: Plan) -> Diagnostic:
     names = {cls.__name__: cause for cause in causes for cls in type(cause).__mro__}
     if any(_is_memory(cause) for cause in causes):
         return _out_of_memory(error, plan)
-    if "NonFiniteLoss" in names:
-        return _not_finite(names["NonFiniteLoss"], plan)
-    if "PackingLeak" in names:
-        leak = names["PackingLeak"]
-        return _about("LF811", leak, plan, "collator.packing", "collator.packing=none")
-    if "DataChanged" in names:
-        return _about("LF806", names["DataChanged"], plan, "data.train", "llmforge plan ...")
-    if "DataRefused" in names:
-        return _about("LF805", names["DataRefused"], plan, "data")
-    if "BuildError" in names:
-        found = names["BuildError"]
-        return _about("LF805", found, plan, str(getattr(found, "section", "")) or None)
+    if "HookFailed" in names:
+        return _about("LF831", names["HookFailed"], plan, "hooks")
+    for name, tell in _TOLD.items():
+        if name in names:
+            return tell(names[name], plan)
     if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
         return Diagnostic(
             "LF801",
@@ -48,6 +44,46 @@ def diagnose(error: BaseException, plan: Plan) -> Diagnostic:
             hint="checkpoint.keep=1",
         )
     return Diagnostic("LF801", f"{type(error).__name__}: {_line(error, plan)}")
+
+
+def _packing_leak(error: BaseException, plan: Plan) -> Diagnostic:
+    return _about("LF811", error, plan, "collator.packing", "collator.packing=none")
+
+
+def _data_changed(error: BaseException, plan: Plan) -> Diagnostic:
+    return _about("LF806", error, plan, "data.train", "llmforge plan ...")
+
+
+def _data_refused(error: BaseException, plan: Plan) -> Diagnostic:
+    return _about("LF805", error, plan, "data")
+
+
+def _not_built(error: BaseException, plan: Plan) -> Diagnostic:
+    return _about("LF805", error, plan, str(getattr(error, "section", "")) or None)
+
+
+def _resume_refused(error: BaseException, plan: Plan) -> Diagnostic:
+    key = getattr(error, "key", None)
+    found = _about("LF821", error, plan, key, "checkpoint.resume=false")
+    return replace(found, notes=tuple(getattr(error, "notes", ())))
+
+
+def _no_room(error: BaseException, plan: Plan) -> Diagnostic:
+    hint = "checkpoint.keep=1" if plan.settings["checkpoint"]["keep"] > 1 else None
+    return _about("LF820", error, plan, "paths.runs", hint)
+
+
+def _not_saved(error: BaseException, plan: Plan) -> Diagnostic:
+    return replace(_about("LF822", error, plan, "paths.runs"), notes=_free(plan))
+
+
+def _free(plan: Plan) -> tuple[str, ...]:
+    """What the file system of the run folder has to say: libraries drop the cause of a failure."""
+    try:
+        free = shutil.disk_usage(plan.run_folder).free
+    except OSError as error:
+        return (f"the run folder cannot be looked at: {error}",)
+    return (f"{size_text(free)} are free on the file system of the run folder",)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -108,3 +144,16 @@ def _line(error: BaseException, plan: Plan, limit: int = 600) -> str:
     """The message in one line, without secrets."""
     text = " ".join(scrub(str(error), plan).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+_TOLD: dict[str, Callable[[BaseException, Plan], Diagnostic]] = {
+    "NonFiniteLoss": _not_finite,
+    "PackingLeak": _packing_leak,
+    "DataChanged": _data_changed,
+    "DataRefused": _data_refused,
+    "ResumeRefused": _resume_refused,
+    "NoRoom": _no_room,
+    "SaveFailed": _not_saved,
+    "BuildError": _not_built,
+}
+"""What is told of an exception, by the name of its class; the first that is found counts."""

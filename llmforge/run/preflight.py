@@ -1,19 +1,21 @@
 """Before a worker is started: is this the machine that the plan is for?
 
-In: a plan. Out: nothing, or a refusal (LF408). Hardware is looked up without torch.
+In: a plan. Out: nothing, or a refusal: LF408 for the hardware, which is looked up without torch,
+LF812 for a model that cannot be had here (see `reach.py`).
 """
 
 from __future__ import annotations
 
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.plan import Plan
+from llmforge.run.reach import check_hub
 
 
 def check_here(plan: Plan) -> None:
-    """Refuse a plan whose hardware this machine does not have.
+    """Refuse a plan whose hardware this machine does not have, or whose model it cannot get.
 
     Raises:
-        ConfigRefused: LF408.
+        ConfigRefused: LF408, LF812.
     """
     from llmforge.compiler.facts.hardware import probe_hardware
 
@@ -45,3 +47,4 @@ def check_here(plan: Plan) -> None:
                 )
             ]
         )
+    check_hub(plan)

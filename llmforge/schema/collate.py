@@ -31,12 +31,17 @@ class CollatorSpec(Spec):
     `best_fit` places the longest first over the whole set, each where the least room is left."""
     pad_to_multiple: Annotated[PositiveInt, Effect.SPEED]
     """Pad batches to a multiple of this many tokens (8 fills tensor cores)."""
+
+
+class JoinsParts(CollatorSpec):
+    """What every collator has that reads `text_parts` rows."""
+
     separator: str
     """Between the parts of a `text_parts` row."""
 
 
 @register("collator", "auto")
-class AutoCollator(CollatorSpec):
+class AutoCollator(JoinsParts):
     """Chosen by the shape of the data: text and text_parts -> lm, prompt_completion -> completion,
     messages and instruction -> chat."""
 
@@ -50,14 +55,14 @@ class AutoCollator(CollatorSpec):
 
 
 @register("collator", "lm", "llmforge.build.tokenize:lm_sample")
-class LmCollator(CollatorSpec):
+class LmCollator(JoinsParts):
     """Loss on every token."""
 
     kind: Literal["lm"]
 
 
 @register("collator", "completion", "llmforge.build.tokenize:completion_sample")
-class CompletionCollator(CollatorSpec):
+class CompletionCollator(JoinsParts):
     """Loss on the completion (of text parts: the last) and the end token only."""
 
     kind: Literal["completion"]

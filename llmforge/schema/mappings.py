@@ -15,6 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from llmforge import registry
 from llmforge.schema import SINGLE
 from llmforge.schema.base import Spec
+from llmforge.schema.extension import NAMED
 
 
 def mapping_above(key: str) -> str | None:
@@ -23,6 +24,8 @@ def mapping_above(key: str) -> str | None:
     Below a mapping of anything any depth counts (`model.shape.rope.theta`), below another one name
     (`data.roles.bot`). A key counts when any kind of its section has such a field.
     """
+    if key.partition(".")[0] in NAMED:
+        return key.partition(".")[0]
     for name, of_anything in _mappings(key.partition(".")[0]):
         deeper = key.count(".") - name.count(".")
         if f"{key}.".startswith(f"{name}.") and (of_anything or deeper <= 1):

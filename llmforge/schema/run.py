@@ -22,6 +22,8 @@ from llmforge.schema.base import (
 )
 from llmforge.schema.collate import CollatorSpec
 from llmforge.schema.data import Rows
+from llmforge.schema.experiment import ExperimentSpec
+from llmforge.schema.extension import Callbacks, Metrics
 from llmforge.schema.model import ModelSpec, TokenizerSpec
 from llmforge.schema.optim import OptimizerSpec, ScheduleSpec
 from llmforge.schema.precision import PrecisionSpec, QuantizationSpec
@@ -197,7 +199,12 @@ class Scalars(Spec):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
     """Seed of weights, shuffling and dropout."""
     plugins: Annotated[list[str], Effect.BOOKKEEPING]
-    """Modules of your own to import first: they register data set classes and transforms."""
+    """Modules of your own to import first: they register data set classes, transforms, and
+    components such as callbacks and trainers."""
+    callbacks: Callbacks
+    """Callbacks of your own by names of your own: `{counter: {kind: step_counter, every: 10}}`."""
+    metrics: Metrics
+    """Metrics of your own by the names they appear under: `{f1: {kind: word_f1}}` is `eval_f1`."""
     deterministic: Annotated[bool, Effect.SPEED]
     """Use deterministic kernels where they exist: bit-equal repeats, slower on GPUs."""
 
@@ -224,6 +231,7 @@ class RunSpec(Scalars):
     hardware: SerializeAsAny[HardwareSpec]
     generation: GenerationSpec
     paths: PathsSpec
+    hooks: SerializeAsAny[ExperimentSpec]
 
 
 SINGLE: dict[str, type[Spec]] = {

@@ -2,7 +2,8 @@
 
 In: a `ClassSource` and the cache folder. Out: one part for training and perhaps one for evaluation,
 both snapshots. The class runs in a process of its own, which imports the plugins first, so its
-libraries and its faults stay there. It runs again only when its source file or its options change.
+libraries and its faults stay there. It runs again only when its source file or its options change,
+or those of an experiment that may give it more keywords.
 
 Run as `python -m llmforge.sources.classes`, this module is that process.
 """
@@ -14,10 +15,13 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmforge import plugins
+from llmforge import plugins, registry
 from llmforge.schema.data import ClassSource
 from llmforge.sources.base import Fault, Part, Unusable, excerpt
 from llmforge.sources.functions import BaseDataset, find_dataset, identity
@@ -28,6 +32,31 @@ from llmforge.version import __version__
 
 CODE = "LF515"
 _SIDES = ("train", "evaluation")
+
+
+@dataclass(frozen=True)
+class KeywordsFrom:
+    """An experiment that gives data set classes more keywords; see `build/experiment.py`."""
+
+    kind: str
+    """Its kind in the section `hooks`."""
+    fields: Mapping[str, Any]
+    """What it is made with."""
+    digest: str
+    """Of its source."""
+
+
+_experiment: ContextVar[KeywordsFrom | None] = ContextVar("experiment", default=None)
+
+
+@contextmanager
+def keywords_from(experiment: KeywordsFrom | None) -> Iterator[None]:
+    """Inside, the data set class of each side is made with what the experiment gives for it."""
+    token = _experiment.set(experiment)
+    try:
+        yield
+    finally:
+        _experiment.reset(token)
 
 
 def class_parts(source: ClassSource, cache: Path) -> tuple[Part, Part | None]:
@@ -50,6 +79,9 @@ def class_parts(source: ClassSource, cache: Path) -> tuple[Part, Part | None]:
             "options": source.options,
             "cache": str(cache),
         }
+        experiment = _experiment.get()
+        if experiment is not None:
+            request["experiment"] = {"kind": experiment.kind, "fields": dict(experiment.fields)}
         found = ask("llmforge.sources.classes", request, name, CODE)
         _remember(memory, found)
     train = JsonlPart(f"{name} train", Path(found["train"]))
@@ -62,7 +94,7 @@ def make(request: Mapping[str, Any]) -> dict[str, str | None]:
     """The other process's work: import the plugins, call the class, write the snapshots.
 
     Args:
-        request: `plugins`, `name`, `options`, `cache`.
+        request: `plugins`, `name`, `options`, `cache`, and perhaps `experiment`.
 
     Returns:
         Paths of the snapshots by side; `evaluation` may be None.
@@ -76,10 +108,11 @@ def make(request: Mapping[str, Any]) -> dict[str, str | None]:
         raise Unusable(name, Fault(CODE, f"is not there: {problems[0].message}"))
     made = find_dataset(request["name"])
     sides = _call(made, request["options"], name)
+    keywords = _keywords(request.get("experiment"), name)
     found: dict[str, str | None] = dict.fromkeys(_SIDES)
     for side, items in zip(_SIDES, sides, strict=True):
         if items is not None:
-            rows = _samples(made, items, f"{name} {side}")
+            rows = _samples(made, items, keywords[side], f"{name} {side}")
             path = snapshot(Path(request["cache"]), None, rows, name=f"{name} {side}", code=CODE)
             found[side] = str(path)
     return found
@@ -122,11 +155,29 @@ def _listed(items: Any, name: str, side: str) -> Any:
     return items if items is None or hasattr(items, "__getitem__") else list(items)
 
 
-def _samples(made: type[BaseDataset], items: Any, name: str) -> Iterator[Mapping[str, Any]]:
+def _keywords(experiment: Mapping[str, Any] | None, name: str) -> dict[str, dict[str, Any]]:
+    """What the experiment adds, by side."""
+    found: dict[str, dict[str, Any]] = {side: {} for side in _SIDES}
+    if experiment is None:
+        return found
+    try:
+        made = registry.component("hooks", experiment["kind"]).load_builder()
+        asked = made(**experiment["fields"])
+        for side, word in zip(_SIDES, ("train", "eval"), strict=True):
+            found[side] = dict(getattr(asked, f"build_{word}_dataset_additional_kwargs")())
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        what = f"gets no keywords from `hooks`: {plugins.raised_at(error)}"
+        raise Unusable(name, Fault(CODE, what)) from error
+    return found
+
+
+def _samples(
+    made: type[BaseDataset], items: Any, keywords: Mapping[str, Any], name: str
+) -> Iterator[Mapping[str, Any]]:
     """Each item through `get_sample`, with the keys that it must have."""
     index = -1
     try:
-        listed = made(items)
+        listed = made(items, **keywords)
         for index in range(len(listed)):
             yield _checked(made, listed.get_sample(index), index, name)
     except Unusable:
@@ -158,7 +209,11 @@ def _checked(made: type[BaseDataset], sample: Any, index: int, name: str) -> Map
 def _key(source: ClassSource) -> str:
     """Changes with the class's source file and its options."""
     made = identity(find_dataset(source.name))
-    what = json.dumps([__version__, source.name, made, source.options], sort_keys=True)
+    asked: list[Any] = [__version__, source.name, made, source.options]
+    experiment = _experiment.get()
+    if experiment is not None:
+        asked.append(asdict(experiment))
+    what = json.dumps(asked, sort_keys=True)
     return hashlib.sha256(what.encode("utf-8")).hexdigest()[:32]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from llmforge.build.loss import autocast, held_out_loss
+from llmforge.build.measures import LogitsMetric, Measures, text_figures
 from llmforge.build.parts import Parts
 from llmforge.build.sample import IGNORED
 from llmforge.build.templates import stop_ids
@@ -40,7 +41,7 @@ def evaluate(plan: Plan, parts: Parts, trainer: ForgeTrainer | None = None) -> d
     Returns:
         `eval_loss`, `eval_perplexity`, `eval_tokens`, of several evaluation sets over all of them
         and as `eval_<set>_loss`, ... of each; `exact_match` (share) and `exact_match_rows`
-        when rows could be asked; `samples`, a list of {prompt, answer, reference, match}. Keys that
+        when rows could be asked; `eval_<name>` of each metric of the user's own; `samples`, a list of {prompt, answer, reference, match}. Keys that
         mean nothing here are left out: plain text has no question, so no exact match.
     """
     if parts.evaluation is None:
@@ -52,12 +53,16 @@ def evaluate(plan: Plan, parts: Parts, trainer: ForgeTrainer | None = None) -> d
     else:
         batch = int(plan.spec.evaluation.micro_batch)
         model = parts.model
-        metrics = held_out_loss(model, parts.evaluation, parts.collator, batch, compute, parts.sets)
+        measures = Measures(parts.metrics, parts.sets)
+        metrics = held_out_loss(
+            model, parts.evaluation, parts.collator, batch, compute, parts.sets, measures
+        )
     # also beside a trainer: it wraps a model's own call, which an adapter's generate() goes round
     with autocast(model, compute):
         answers = _answers(plan, parts, model)
     prefixes = ("eval", *(f"eval_{name}" for name in parts.sets if len(parts.sets) > 1))
-    kinds = ("loss", "perplexity", "tokens")
+    own = [name for name, metric in parts.metrics.items() if isinstance(metric, LogitsMetric)]
+    kinds = ("loss", "perplexity", "tokens", *own)
     figures = {name: metrics[name] for prefix in prefixes for kind in kinds
                if (name := f"{prefix}_{kind}")}  # fmt: skip
     return figures | answers
@@ -73,6 +78,7 @@ def _answers(plan: Plan, parts: Parts, model: Any) -> dict[str, Any]:
     if questions:
         matches = sum(sample["match"] for sample in asked)
         figures |= {"exact_match": matches / len(asked), "exact_match_rows": len(asked)}
+        figures |= text_figures(parts.metrics, asked)
     if spec.evaluation.samples:
         figures["samples"] = _samples(plan, parts, model, asked)
     return figures

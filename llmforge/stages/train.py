@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llmforge.build.experiment import active, under_hooks
 from llmforge.build.prepared import Prepared
 from llmforge.plan import Plan
-from llmforge.run import checkpoints, outcome, terminal
+from llmforge.run import checkpoints, outcome, resume, room, terminal
 from llmforge.run.checkpoints import Checkpoint
 from llmforge.run.folder import RunFolder
 from llmforge.run.journal import Journal
@@ -61,6 +62,7 @@ class Recorder:
             self._quiet = False
 
 
+@under_hooks
 def train(
     plan: Plan,
     run: RunFolder,
@@ -73,6 +75,7 @@ def train(
     Raises:
         StopRequested: a stop was asked for; the state is saved if any training was done.
         BuildError, DataChanged, DataRefused, NonFiniteLoss: see `build.errors`.
+        HookFailed: a hook of the experiment raised.
     """
     from transformers import set_seed
 
@@ -87,12 +90,15 @@ def train(
     )
     from llmforge.build.parts import build_parts
     from llmforge.build.progress import Pace
+    from llmforge.build.rehearsal import Rehearsal
     from llmforge.build.trainer import build_trainer
     from llmforge.stages.prepare import prepare
 
     screen = screen or terminal.Screen()
     with stop.immediate():
-        prepared = prepare(plan, partial(_keep_report, plan, run) if is_main() else None)
+        hooks = active(plan)
+        with hooks.around("checks"):
+            prepared = prepare(plan, partial(_keep_report, plan, run) if is_main() else None)
         parts = build_parts(plan, prepared)
         weights = trainable_share(parts.model)
         screen.say(terminal.model_line(weights["trainable"], weights["total"]))
@@ -101,16 +107,19 @@ def train(
         pace = Pace(tokens_per_step(plan, prepared.report))
         progress, apart = ProgressCallback(screen, pace), EvaluationApart()
         watching = [progress, TrackerCallback(recorder, pace)] if is_main() else []
+        rehearsal = Rehearsal(plan, run.path / ".rehearsal", run.model, screen.say)
         callbacks = [LastStepCallback(), *watching, EpochOrder(), apart, StopCallback(stop)]
-        trainer = build_trainer(plan, parts, run.checkpoint_folder, callbacks)
+        trainer = build_trainer(plan, parts, run.checkpoint_folder, [rehearsal, *callbacks])
+        trainer.keep_with(checkpoints.Keeper(run.checkpoint_folder, plan))
         if prepared.packed:
             trainer.first_batch = partial(prove_isolation, run, screen)
-        apart.trainer = trainer
+        apart.trainer = rehearsal.trainer = trainer
 
-        checkpoint = resume_point(plan, run, screen)
+        checkpoint = resume_point(plan, run, screen, trainer)
         recorder.attempt(run.record().attempts, checkpoint.step if checkpoint else 0)
         untrained = measure_untrained(plan, run, parts, trainer, recorder)
 
+    hooks.call("before_train")
     # what was measured so far must not decide what is learnt
     set_seed(int(plan.settings["seed"]))
     try:
@@ -120,6 +129,7 @@ def train(
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         if trainer.state.global_step < trainer.args.max_steps:
             stop.check()
+        hooks.call("after_train")
         with stop.immediate():
             return finish(plan, run, parts, trainer, recorder, screen, untrained)
     except StopRequested:
@@ -225,22 +235,28 @@ def prove_isolation(run: RunFolder, screen: terminal.Screen, model: Any, batch: 
         )
 
 
-def resume_point(plan: Plan, run: RunFolder, screen: terminal.Screen) -> Checkpoint | None:
-    """The newest whole checkpoint; what cannot be used is removed, with a word."""
-    resume = bool(plan.settings["checkpoint"]["resume"])
-    whole = run.checkpoints()
+def resume_point(
+    plan: Plan, run: RunFolder, screen: terminal.Screen, trainer: Any
+) -> Checkpoint | None:
+    """The checkpoint to go on from, the same on all ranks; see `run/resume.py`.
+
+    Raises:
+        ResumeRefused: the newest checkpoint is another run's.
+        NoRoom: the disk is too small for what the run will write.
+    """
+    import torch
+
+    chosen = None
     if is_main():
-        for broken in run.broken_checkpoints():
-            screen.say(f"checkpoint at step {broken.step} is passed over: {broken.fault}")
-            checkpoints.remove(broken)
-        if not resume:
-            # later steps of an abandoned attempt would be taken for this one's
-            for old in whole:
-                checkpoints.remove(old)
-    if not resume or not whole:
-        return None
-    screen.say(f"going on after step {whole[0].step}")
-    return whole[0]
+        chosen = resume.choose(plan, run, screen.say)
+        room.check_room(plan, run)
+    if trainer.args.world_size > 1:
+        # one rank looks, since it also clears away
+        step = torch.tensor(chosen.step if chosen else -1, device=trainer.args.device)
+        torch.distributed.broadcast(step, src=0)
+        folder = run.checkpoint_folder / f"{checkpoints.PREFIX}{int(step)}"
+        chosen = Checkpoint(folder, int(step)) if int(step) >= 0 else None
+    return chosen
 
 
 def restore(trainer: Any, folder: Path) -> None:

@@ -238,6 +238,28 @@ class TestAdapters:
         model = wrapped(copy.deepcopy(config), **more)
         assert_same(gradients(model, batch()), gradients(model, batch(), "chunked"))
 
+    def test_smoothing_keeps_what_adalora_adds(self):
+        """Both terms in one loss: smoothed cross-entropy, and the matrices' distance from
+        orthogonal, which each have the gradient that they have alone."""
+        model, inputs = wrapped(copy.deepcopy(ADAPTERS["ranks"][0])), batch()
+        without_labels = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+        model.zero_grad()
+        logits = model(**without_labels).logits[:, :-1].reshape(-1, VOCABULARY).float()
+        smoothed = torch.nn.functional.cross_entropy(
+            logits, inputs["labels"][:, 1:].reshape(-1), label_smoothing=0.2
+        )
+        whole = model(**inputs)
+        plain = torch.nn.functional.cross_entropy(logits, inputs["labels"][:, 1:].reshape(-1))
+        added = whole.loss - plain
+        assert added.item() > 0.1
+        (smoothed + added).backward()
+        wanted = {n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None}
+
+        found = gradients(model, inputs, "chunked", smoothing=0.2)
+
+        assert_same(((smoothed + added).detach(), wanted), found)
+        assert (smoothed - plain).abs() > 0.01
+
     def test_dropout_in_the_head_draws_the_same_numbers_twice(self):
         # a gradient by finite differences would see another mask in the second computation
         config = LoraConfig(r=2, target_modules=["lm_head"], lora_dropout=0.5)
@@ -328,7 +350,7 @@ class TestMeasuring:
         assert found[1].tolist() == [0.0, 0.0]
 
     def test_measured_in_the_arithmetic_of_the_forward_pass(self):
-        """A float32 norm in front of a 16-bit head, whose autocast has ended when sums are taken."""
+        """A float32 norm before a 16-bit head, whose autocast has ended when sums are taken."""
         model, inputs = tiny(), batch()
         labels = inputs.pop("labels")
         model.to(torch.bfloat16).model.norm.float()

@@ -209,7 +209,8 @@ def train(plan: Plan) -> Trained:
 
 
 def falls(losses: list[float], by: float) -> bool:
-    return all(math.isfinite(loss) for loss in losses) and losses[-1] < losses[0] - by
+    lowest = min(losses[-4:])  # at these rates a single step may jump up
+    return all(math.isfinite(loss) for loss in losses) and lowest < losses[0] - by
 
 
 # quantized bases

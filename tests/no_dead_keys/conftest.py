@@ -11,7 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from dead_key_bases import Bases
-    from dead_key_reads import Readers
+    from dead_key_reads import Reads
 
 # test folders are no packages, so the helpers beside this file are found by path
 sys.path.insert(0, str(Path(__file__).parent))
@@ -27,8 +27,9 @@ def bases(bench: Path, every_kind: dict[str, tuple[str, ...]]) -> Bases:
 
 
 @pytest.fixture(scope="module")
-def readers(bases: Bases, tmp_path_factory: pytest.TempPathFactory) -> Readers:
-    """`(class, field)` -> the module that read it first, in runs of many plans."""
+def reads(bases: Bases, tmp_path_factory: pytest.TempPathFactory) -> Reads:
+    """What was read in runs of many plans."""
+    pytest.importorskip("bitsandbytes", reason="one of the runs packs its base")
     from dead_key_runs import read_in_runs
 
     return read_in_runs(bases, tmp_path_factory.mktemp("reads"))

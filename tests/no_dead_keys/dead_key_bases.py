@@ -112,7 +112,7 @@ def section_of(section: str, option: str) -> Values:
 
 def make_presets(folder: Path) -> None:
     """Two JSON presets each of an optimizer and of an adapter, which differ."""
-    presets = {
+    presets: dict[str, list[Values]] = {
         "optimizer": [
             {"optimizer_name": "AdamW", "learning_rate": rate, "weight_decay": 0.1,
              "gradient_clip": 1.0}

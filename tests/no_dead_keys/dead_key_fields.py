@@ -108,7 +108,7 @@ def _of_type(annotation: Any, value: Any) -> Iterator[Any]:
         now = value if isinstance(value, int) else 3
         yield from (now * 2, now + 1, max(1, now // 2), 64)
     elif annotation is float:
-        now = float(value) if isinstance(value, float | int) else 0.25
-        yield from (now / 2, now * 2, now + 0.125, 0.5)
+        rate = float(value) if isinstance(value, float | int) else 0.25
+        yield from (rate / 2, rate * 2, rate + 0.125, 0.5)
     elif annotation is str:
         yield from ("another", "env:ANOTHER", "25%", "3GB")

@@ -7,8 +7,9 @@ only modules that use a value count, and `dict(section)` is no access by name.
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -40,14 +41,13 @@ class Reads:
 
     def __init__(self) -> None:
         self.seen: Readers = {}
+        self.lowered: set[str] = set()
+        """Parts of the lowered keywords that were read, and single ones: `clipping.value`."""
 
     def note(self, cls: type[Spec], name: str, frame: FrameType) -> None:
         """One access, from the code of `frame`."""
-        reader: FrameType | None = frame
-        while reader and (_module(reader) == __name__ or _passes_on(reader)):
-            reader = reader.f_back
-        if reader and _module(reader).startswith(USERS) and _module(reader) not in SHOWING:
-            self.seen.setdefault((cls, name), _module(reader))
+        if name in cls.model_fields and (user := _user(frame)):
+            self.seen.setdefault((cls, name), user)
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -55,13 +55,15 @@ class Reads:
         dumped, reads = Spec.settings, self
 
         def of_spec(spec: Spec, name: str) -> Any:
-            if not name.startswith("_") and name in type(spec).model_fields:
+            if not name.startswith("_"):
                 cls = Scalars if type(spec) is RunSpec else type(spec)
                 reads.note(cls, name, sys._getframe(1))
             return object.__getattribute__(spec, name)
 
         def of_plan(plan: Plan, name: str) -> Any:
             found = object.__getattribute__(plan, name)
+            if name == "lowered":
+                return reads.keywords(found)
             return reads.settings(found) if name == "settings" else found
 
         def settings(spec: Spec) -> dict[str, Any]:
@@ -86,39 +88,55 @@ class Reads:
         for section, given in values.items():
             cls = None if section in SCALARS else section_spec(section, given)
             found[section] = given if cls is None else self.section(cls, given)
-        return _Section(found, Scalars, self)
+        return _Noting(found, functools.partial(self.note, Scalars))
 
     def section(self, cls: type[Spec], values: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a section, which note what is asked for."""
-        return _Section(
-            {
-                name: self.section(Fields, value)
-                if name in cls.model_fields and cls.model_fields[name].annotation is Fields
-                else value
-                for name, value in values.items()
-            },
-            cls,
-            self,
-        )
+        found = {
+            name: self.section(Fields, value)
+            if name in cls.model_fields and cls.model_fields[name].annotation is Fields
+            else value
+            for name, value in values.items()
+        }
+        return _Noting(found, functools.partial(self.note, cls))
+
+    def keywords(self, lowered: Mapping[str, Any], part: str = "") -> dict[str, Any]:
+        """A plan's lowered keywords, which note what is asked for."""
+
+        def note(name: str, frame: FrameType) -> None:
+            if _user(frame):
+                self.lowered.add(f"{part}{name}")
+
+        found = dict(lowered)
+        if not part:
+            inner = {name: value for name, value in found.items() if isinstance(value, dict)}
+            found |= {name: self.keywords(value, f"{name}.") for name, value in inner.items()}
+        return _Noting(found, note)
 
 
-class _Section(dict[str, Any]):
-    """Values by name."""
+class _Noting(dict[str, Any]):
+    """Values by name; who asks for one is told to `note`."""
 
-    def __init__(self, values: Mapping[str, Any], cls: type[Spec], reads: Reads) -> None:
+    def __init__(self, values: Mapping[str, Any], note: Callable[[str, FrameType], None]) -> None:
         super().__init__(values)
-        self._cls, self._reads = cls, reads
+        self._note = note
 
     def __getitem__(self, name: str) -> Any:
-        return self._noted(name, sys._getframe(1), super().__getitem__(name))
+        self._note(name, sys._getframe(1))
+        return super().__getitem__(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self._noted(name, sys._getframe(1), super().get(name, default))
+        self._note(name, sys._getframe(1))
+        return super().get(name, default)
 
-    def _noted(self, name: str, frame: FrameType, value: Any) -> Any:
-        if name in self._cls.model_fields:
-            self._reads.note(self._cls, name, frame)
-        return value
+
+def _user(frame: FrameType) -> str | None:
+    """The module that makes use of what code in `frame` reads; None where nobody does."""
+    reader: FrameType | None = frame
+    while reader and (_module(reader) == __name__ or _passes_on(reader)):
+        reader = reader.f_back
+    module = _module(reader) if reader else ""
+    return module if module.startswith(USERS) and module not in SHOWING else None
 
 
 def _module(frame: FrameType) -> str:

@@ -1,6 +1,6 @@
 """Runs in which fields are read: small plans, each carried out as a worker does it.
 
-In: `Bases`, an empty folder. Out: `read_in_runs`: `(class, field)` -> the module that read it.
+In: `Bases`, an empty folder. Out: `read_in_runs`: who read what.
 Whatever is left out here must have an effect on the plan (`dead_key_effects.py`).
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from dead_key_bases import Bases
 from dead_key_effects import Values, filled
-from dead_key_reads import Readers, Reads
+from dead_key_reads import Reads
 
 from llmforge import plugins, registry
 from llmforge.compiler.context import Context, Facts
@@ -44,8 +44,9 @@ LENIENT = (
 
 PUSHED = (
     "tracking=mlflow", "checkpoint.hub_push=true", "checkpoint.hub_repository=me/model",
-    "plugins=[bench_plugin]",
+    "plugins=[bench_plugin]", "optimizer.layer_decay=0.9",
 )  # fmt: skip
+"""Everything that a run may do besides: a record, an upload, plugins, rates by layer."""
 
 CHATS = [
     {
@@ -85,7 +86,7 @@ ADAPTED = (
 """Adapters, and a base packed after it was built."""
 
 
-def read_in_runs(bases: Bases, folder: Path) -> Readers:
+def read_in_runs(bases: Bases, folder: Path) -> Reads:
     """Carry out all the plans; who read what."""
     reads = Reads()
     with chdir(bases.folder), pytest.MonkeyPatch.context() as patch, reads.noted():
@@ -100,7 +101,7 @@ def read_in_runs(bases: Bases, folder: Path) -> Readers:
         _work(whole, patch)
         _start(whole)
         _start(plan_of(_values(bases, folder, "data=builtin", "launch=torchrun")))
-    return reads.seen
+    return reads
 
 
 def plan_of(values: Values) -> Plan:

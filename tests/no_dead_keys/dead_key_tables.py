@@ -76,11 +76,5 @@ REFUSED: dict[str, tuple[tuple[str, ...], list[Any]]] = {
 }  # fmt: skip
 """Exception -> settings, and values of the field, which bring the refusal about."""
 
-DEAD: dict[str, str] = {
-    "collator.separator (chat)": "chats have no parts to join; `chat` has it from the class that "
-    "all collators share, and `text_parts` rows are refused for it",
-    "data.split_seed (builtin)": "the built-in conversations are split by `data.generator_seed`",
-    "hardware.cores (device)": "describes the machine for readers of the plan; workers ask the "
-    "machine that they run on",
-}
+DEAD: dict[str, str] = {}
 """Exceptions: fields that do nothing, each with why it is there all the same."""

@@ -1,14 +1,14 @@
 """No dead keys: whatever may be set does something.
 
-Each field of each section and kind is changed, to values of other options, of its type or of
-`VALUES`. Then something else of the plan must change: a lowered argument, another setting, a fact,
-an estimate. What changes nothing there must be read by name by what carries a plan out. Fields are
+Small plans are carried out as a worker does it, and who reads which field is noted. A field that
+nobody read there is changed, to values of other options, of its type or of `VALUES`; then something
+else of the plan must change: a lowered argument, another setting, a fact, an estimate. Fields are
 taken from the schema, so a new one is tried unasked, and fails by name if nothing comes of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import chdir, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +16,25 @@ import pytest
 
 from llmforge import registry
 from llmforge.compiler.facts.versions import PACKAGES
+from llmforge.plan import Plan
 from llmforge.schema import SECTIONS, SINGLE
 
 if TYPE_CHECKING:
     from dead_key_bases import Bases
     from dead_key_fields import Field
-    from dead_key_reads import Readers
+    from dead_key_reads import Reads
 
 UNUSED = {"__annotations__": {"unused": int}, "__module__": __name__}
 INSTALLED = "llmforge.compiler.derive.machine.installed_versions"
 
 
-def is_read(field: Field, readers: Readers) -> bool:
+def is_read(field: Field, reads: Reads) -> bool:
     """Did a run read it, from this kind, or from any where all kinds go one way?"""
     from dead_key_tables import SHARED
 
     if field.owner.__name__ in SHARED:
-        return any(issubclass(cls, field.owner) and name == field.name for cls, name in readers)
-    return (field.cls, field.name) in readers
+        return any(issubclass(cls, field.owner) and name == field.name for cls, name in reads.seen)
+    return (field.cls, field.name) in reads.seen
 
 
 def is_effective(field: Field, bases: Bases) -> bool:
@@ -59,21 +60,21 @@ def everything_installed(bases: Bases) -> Iterator[None]:
         yield
 
 
-def dead_among(found: Iterable[Field], bases: Bases, readers: Readers) -> list[Field]:
+def dead_among(found: Iterable[Field], bases: Bases, reads: Reads) -> list[Field]:
     """The fields that nobody reads and nothing follows from."""
-    unread = [field for field in found if not is_read(field, readers)]
+    unread = [field for field in found if not is_read(field, reads)]
     return [field for field in unread if not is_effective(field, bases)]
 
 
 @pytest.fixture(scope="module")
-def dead(bases: Bases, readers: Readers) -> list[Field]:
+def dead(bases: Bases, reads: Reads) -> list[Field]:
     """All of them, exceptions among them."""
     from dead_key_fields import fields
 
-    return dead_among(fields(), bases, readers)
+    return dead_among(fields(), bases, reads)
 
 
-def test_every_field_does_something(dead: list[Field]):
+def test_every_field_does_something(dead: list[Field]) -> None:
     from dead_key_tables import CHECKED, DEAD
 
     unknown = [field for field in dead if field.own not in CHECKED and field.full not in DEAD]
@@ -83,7 +84,7 @@ def test_every_field_does_something(dead: list[Field]):
     )
 
 
-def test_the_exceptions_are_still_needed(dead: list[Field]):
+def test_the_exceptions_are_still_needed(dead: list[Field]) -> None:
     from dead_key_tables import CHECKED, DEAD
 
     names = {name for field in dead for name in (field.own, field.full)}
@@ -91,7 +92,16 @@ def test_the_exceptions_are_still_needed(dead: list[Field]):
     assert {*CHECKED, *DEAD} <= names, "these do something now: take them out of the tables"
 
 
-def test_what_only_refuses_is_named_by_a_refusal(dead: list[Field], bases: Bases):
+def test_what_is_lowered_is_taken_up(reads: Reads, compiled: Callable[..., Plan]) -> None:
+    """A changed keyword is worth something where it arrives; keywords of a library are bound to
+    its signature by `tests/compiler/test_lower_binding.py`, those of our own are read by name."""
+    lowered = compiled("hardware=cpu").lowered
+    own = {f"{part}.{name}" for part in ("parameter_groups", "clipping") for name in lowered[part]}
+
+    assert {*lowered, *own} <= reads.lowered
+
+
+def test_what_only_refuses_is_named_by_a_refusal(dead: list[Field], bases: Bases) -> None:
     from dead_key_effects import has_effect
     from dead_key_tables import CHECKED, REFUSED
 
@@ -106,7 +116,7 @@ def test_what_only_refuses_is_named_by_a_refusal(dead: list[Field], bases: Bases
     assert not silent
 
 
-def test_every_list_of_the_tables_is_about_fields_that_exist():
+def test_every_list_of_the_tables_is_about_fields_that_exist() -> None:
     from dead_key_fields import fields
     from dead_key_tables import BESIDES, CHECKED, DEAD, REFUSED, SHARED, VALUES
 
@@ -118,8 +128,8 @@ def test_every_list_of_the_tables_is_about_fields_that_exist():
 
 @pytest.mark.parametrize("section", [each for each in SECTIONS if each not in SINGLE])
 def test_a_field_that_nothing_reads_is_found(
-    section: str, bases: Bases, readers: Readers, monkeypatch: pytest.MonkeyPatch
-):
+    section: str, bases: Bases, reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One named `unused`, put into each kind in turn: neither proof may be fooled."""
     from dead_key_fields import fields
     from dead_key_tables import BESIDES
@@ -133,4 +143,4 @@ def test_a_field_that_nothing_reads_is_found(
         monkeypatch.setitem(BESIDES, name, (f"{section}.unused=1",))
         [field] = [each for each in fields() if each.full == name]
 
-        assert dead_among([field], bases, readers) == [field]
+        assert dead_among([field], bases, reads) == [field]

@@ -20,7 +20,9 @@ from llmforge.plan import stage_fingerprints
 from llmforge.schema.adapter import VirtualTokens
 from llmforge.schema.collate import AutoCollator
 from llmforge.schema.model import FolderModel, ModelSpec, ScratchModel
+from llmforge.schema.experiment import ExperimentSpec
 from llmforge.sources.chat_templates import names, path
+from llmforge.sources.classes import KeywordsFrom, keywords_from
 from llmforge.sources.opening import sources_of
 
 COLLATOR_OF_SHAPE = {
@@ -159,7 +161,8 @@ def _no_tokenizer(model: ModelSpec) -> list[Diagnostic]:
 def probe_data(context: Context) -> Step:
     """Rows, shapes and digests of the data."""
     data = context.spec.data
-    facts, problems = look_at(data, Path(context.spec.paths.cache))
+    with keywords_from(_experiment(context)):
+        facts, problems = look_at(data, Path(context.spec.paths.cache))
     identity: dict[str, Any] = dict(context.facts.identity)
     if facts is not None:
         identity["data"] = facts.identity()
@@ -177,6 +180,16 @@ def probe_data(context: Context) -> Step:
                 )
             )
     return Step(tuple(values), {"data": facts, "identity": identity}, tuple(problems))
+
+
+def _experiment(context: Context) -> KeywordsFrom | None:
+    """The user's experiment, for data set classes; None for none, or where it cannot be read."""
+    chosen = context.spec.hooks
+    digest = context.facts.identity.get("components", {}).get("hooks")
+    if digest is None:
+        return None
+    fields = {k: v for k, v in chosen.settings().items() if k not in ExperimentSpec.model_fields}
+    return KeywordsFrom(chosen.kind, fields, digest)
 
 
 def derive_collator(context: Context) -> Step:

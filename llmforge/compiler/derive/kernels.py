@@ -11,7 +11,7 @@ from __future__ import annotations
 from llmforge.compiler.context import Context, Derived, Step
 from llmforge.compiler.derive.machine import hardware
 from llmforge.compiler.facts.targets import resolve
-from llmforge.schema.adapter import TargetedAdapter
+from llmforge.schema.adapter import AdaLora, TargetedAdapter
 from llmforge.schema.optim import AdamW
 from llmforge.schema.run import Fsdp2, Zero
 from llmforge.schema.train import LmTrainer
@@ -67,7 +67,7 @@ def _leanest(context: Context) -> tuple[str, str]:
     if obstacle is not None:
         return "full", obstacle
     if dropped_term(context) is not None:
-        return "chunked", "label smoothing over whole logits drops the model's own term of the loss"
+        return "chunked", "label smoothing over whole logits drops a term of the loss"
     vocabulary = context.facts.model.vocabulary if context.facts.model else 0
     if vocabulary < _LARGE_VOCABULARY:
         return "full", f"whole logits of a vocabulary of {vocabulary:,} are small"
@@ -126,4 +126,6 @@ def dropped_term(context: Context) -> str | None:
         return None
     if context.facts.model_config.get("output_router_logits"):
         return "the balance of experts (`output_router_logits`)"
+    if isinstance(context.spec.lora, AdaLora):
+        return "what AdaLoRA adds to keep its matrices orthogonal"
     return None

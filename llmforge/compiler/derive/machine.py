@@ -7,12 +7,15 @@ everything else is computed from what the plan then holds.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from llmforge.compiler.context import Context, Derived, Step
 from llmforge.compiler.facts.families.base import ATTENTIONS
 from llmforge.compiler.facts.hardware import probe_hardware
 from llmforge.compiler.facts.isolation import isolates
 from llmforge.compiler.facts.quantized import quantized_base
+from llmforge.compiler.facts.space import space_of
 from llmforge.compiler.facts.versions import installed_versions
 from llmforge.schema.adapter import NoAdapter
 from llmforge.schema.precision import BitsAndBytes, NoQuantization
@@ -20,10 +23,11 @@ from llmforge.schema.run import AutoHardware, Device, Zero
 
 
 def probe_machine(context: Context) -> Step:
-    """`hardware=auto` becomes this machine; installed versions become facts."""
-    facts = {"versions": installed_versions()}
+    """`hardware=auto` becomes this machine, its disk included; installed versions become facts."""
+    facts: dict[str, Any] = {"versions": installed_versions()}
     if not isinstance(context.spec.hardware, AutoHardware):
         return Step(facts=facts)
+    facts["space"] = space_of(Path(context.spec.paths.runs))
     found = probe_hardware()
     reason = "asked of the driver" if found["device"] == "cuda" else "no GPU driver answers here"
     values = {"kind": "device", **found}

@@ -362,7 +362,7 @@ def builtin_digest() -> str:
 
 def _builtin(data: BuiltinData, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]]:
     code = builtin_digest()
-    key = f"{code}|{data.rows}|{data.generator_seed}|{data.eval_fraction}"
+    key = f"{code}|{data.rows}|{data.generator_seed}|{data.split_seed}|{data.eval_fraction}"
     known = remembered(cache, "builtin.json", key)
     if not isinstance(known, list):
         from llmforge.samples.conversations import generate, split
@@ -370,7 +370,7 @@ def _builtin(data: BuiltinData, cache: Path) -> tuple[DataFacts | None, list[Dia
         rows = generate(data.generator_seed, data.rows)
         try:
             fraction = data.eval_fraction
-            held = split(rows, data.generator_seed, fraction)[1] if fraction else []
+            held = split(rows, data.split_seed, fraction)[1] if fraction else []
         except ValueError as error:
             found = Diagnostic(
                 "LF509", str(error), key="data.eval_fraction", hint="data.eval_fraction=0.1"

@@ -5,6 +5,7 @@ In: a solved context. Out: keyword -> value and its source. The schedule stands 
 
 from __future__ import annotations
 
+from llmforge import registry
 from llmforge.compiler.context import Context
 from llmforge.compiler.lower.base import Lowered
 from llmforge.schema.optim import (
@@ -16,6 +17,7 @@ from llmforge.schema.optim import (
     AdamWPaged,
     Lion,
     Muon,
+    OptimizerSpec,
     ScheduleFree,
     Sgd,
 )
@@ -82,6 +84,9 @@ def optimizer_kwargs(context: Context) -> Lowered | None:
             "relative_step": (spec.relative_step, "optimizer.relative_step"),
             "warmup_init": (spec.warmup_init, "optimizer.warmup_init"),
         }
+    if registry.component("optimizer", spec.kind).is_own:
+        fields = (name for name in type(spec).model_fields if name not in OptimizerSpec.model_fields)
+        return {**lowered, **{name: (getattr(spec, name), f"optimizer.{name}") for name in fields}}
     return None
 
 

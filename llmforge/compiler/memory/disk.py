@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmforge.compiler.memory.static import Static
+from llmforge.compiler.context import Context
+from llmforge.compiler.memory.static import Static, static_memory
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import NoAdapter
 from llmforge.schema.model import ScratchModel
@@ -38,3 +39,28 @@ def disk(spec: RunSpec, static: Static) -> Disk:
         return Disk(weights, weights + shares * state)
     base = weights if isinstance(spec.model, ScratchModel) else 0
     return Disk(adapter + base, adapter + shares * state)
+
+
+def disk_of(context: Context) -> Disk | None:
+    """The same of a context; None while the model's shape is not known."""
+    model = context.facts.model
+    static = model and static_memory(model, context.spec, context.facts.model_config)
+    return disk(context.spec, static) if static else None
+
+
+def checkpoints_at_once(spec: RunSpec, steps: int | None) -> int | None:
+    """Most checkpoints that lie on the disk together; None where it is not known how often.
+
+    They are pruned after the next one is written, and the best one is kept beside the newest.
+    """
+    every = spec.checkpoint.every
+    if not isinstance(every, int) or steps is None:
+        return None
+    kept = spec.checkpoint.keep + (1 if spec.checkpoint.best else 0)
+    return min(steps // every, kept) + 1
+
+
+def most_at_once(spec: RunSpec, sizes: Disk, steps: int | None) -> int | None:
+    """Bytes of the final model and of all checkpoints at the most crowded moment."""
+    count = checkpoints_at_once(spec, steps)
+    return None if count is None else sizes.model + count * sizes.checkpoint

@@ -12,6 +12,7 @@ from llmforge.compiler.rules import (
     adapter_kinds,
     batch,
     data,
+    disk,
     distributed,
     memory,
     model,
@@ -28,6 +29,7 @@ from llmforge.compiler.rules.base import Rule, registered_rules
 MODULES = (
     batch,
     memory,
+    disk,
     precision,
     quantization,
     optimizer,

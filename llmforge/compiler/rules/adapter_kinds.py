@@ -156,7 +156,7 @@ def kind_with_engine(context: Context) -> Iterator[Diagnostic]:
     read whole weights: sharded ones are in pieces. Virtual tokens stand before a row, so a row
     must hold one text: packing puts several there. A prefix lives in the key-value cache, which
     gradient checkpointing turns off. DoRA measures its base's weights, which PEFT cannot do for
-    8-bit ones on a CPU. AdaLoRA adds to the model's own loss, which label smoothing replaces.
+    8-bit ones on a CPU.
     """
     spec, adapter = context.spec, context.spec.lora
     reads_weights = isinstance(adapter, Eva | VirtualTokens) or (
@@ -186,14 +186,6 @@ def kind_with_engine(context: Context) -> Iterator[Diagnostic]:
             "prefix tuning with gradient checkpointing",
             key="trainer.gradient_checkpointing",
             hint="trainer.gradient_checkpointing=false",
-        )
-
-    if isinstance(adapter, AdaLora) and spec.trainer.label_smoothing:
-        yield Diagnostic(
-            "LF617",
-            "adalora with label smoothing",
-            key="trainer.label_smoothing",
-            hint="trainer.label_smoothing=0.0",
         )
     if (
         isinstance(adapter, LowRank)

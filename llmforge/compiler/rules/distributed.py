@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from llmforge.compiler.context import Context
 from llmforge.compiler.derive.machine import hardware
 from llmforge.compiler.rules.base import rule
-from llmforge.diagnostics import Diagnostic
+from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import NoAdapter
 from llmforge.schema.model import ScratchModel
@@ -119,6 +119,27 @@ def local_launch_of_many(context: Context) -> Iterator[Diagnostic]:
             f"a local launch of {launch.processes} processes",
             key="launch.processes",
             hint=f"launch=torchrun launch.processes={launch.processes}",
+        )
+
+
+@rule("LF409", "more data-loader processes than cores")
+def more_workers_than_cores(context: Context) -> Iterator[Diagnostic]:
+    """Each training process starts `trainer.workers` processes that collate batches. More of them
+    than the node has cores take time from each other and from the training process.
+
+    One or two are enough: samples are tokenised beforehand, and what is left is padding.
+    """
+    spec, cores = context.spec, hardware(context).cores
+    processes = spec.launch.processes
+    here = min(int(processes), hardware(context).count) if isinstance(processes, int) else 1
+    started = here * spec.trainer.workers
+    if started > cores:
+        yield Diagnostic(
+            "LF409",
+            f"{started} data-loader processes on {cores} core{'s' if cores > 1 else ''}",
+            severity=Severity.WARNING,
+            key="trainer.workers",
+            hint=f"trainer.workers={min(2, cores // here)}",
         )
 
 

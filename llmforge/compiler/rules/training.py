@@ -89,8 +89,9 @@ def liger_cannot_run(context: Context) -> Iterator[Diagnostic]:
 def smoothing_drops_a_term(context: Context) -> Iterator[Diagnostic]:
     """Over whole logits, label smoothing is computed outside the model, from its logits alone.
 
-    What a model of experts adds to its loss, so that all of them are used, is then left out without
-    a word. By chunks the smoothed loss is the model's own, and the term stays.
+    What a model of experts adds to its loss, so that all of them are used, or AdaLoRA, so that its
+    matrices stay orthogonal, is then left out without a word. By chunks the smoothed loss is the
+    model's own, and the term stays.
     """
     term = dropped_term(context)
     if term is None or _kernel(context) != "full":

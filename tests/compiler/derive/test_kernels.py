@@ -76,6 +76,15 @@ def test_smoothing_that_would_drop_a_term_chooses_chunks_also_on_a_cpu(unsolved,
     assert [finding.hint for finding in refused] == ["trainer.loss_kernel=chunked"]
 
 
+def test_smoothing_beside_adalora_chooses_chunks(solved):
+    assert loss_kernel(solved("hardware=cpu", "lora=adalora")) == "full"
+    smoothed = solved("hardware=cpu", "lora=adalora", "trainer.label_smoothing=0.1")
+
+    assert loss_kernel(smoothed) == "chunked"
+    codes = [found.code for rule in RULES for found in rule.check(smoothed) if found.is_error]
+    assert codes == []
+
+
 def test_families_are_those_of_the_builder():
     assert set(FINISH) == kernels.LEAN_FAMILIES
     scaled = {FINISH["cohere"], FINISH["granite"]}

@@ -19,6 +19,7 @@ from llmforge.compiler.rules.adapter_kinds import (
     virtual_tokens_without_room,
 )
 from llmforge.compiler.rules.tokens import new_tokens_frozen
+from llmforge.compiler.rules.training import smoothing_drops_a_term
 
 TINY = ("model=folder", "model.path=tiny")
 TIED = {"model.tie_embeddings": True}
@@ -309,9 +310,14 @@ class TestEngines:
         context = solved(*TINY, f"lora={option}", changes)
         assert bool(said(kind_with_engine, context)) is refused
 
-    def test_adalora_adds_to_the_models_own_loss(self, solved):
-        context = solved(*TINY, "lora=adalora", {"trainer.label_smoothing": 0.1})
-        assert hints(kind_with_engine, context) == ["trainer.label_smoothing=0.0"]
+    @pytest.mark.parametrize(
+        ("kernel", "hint"), [("full", ["trainer.loss_kernel=chunked"]), ("chunked", [])]
+    )
+    def test_adalora_adds_to_the_models_own_loss(self, kernel, hint, solved):
+        smoothed = {"trainer.label_smoothing": 0.1, "trainer.loss_kernel": kernel}
+        context = solved(*TINY, "lora=adalora", smoothed)
+        assert hints(smoothing_drops_a_term, context) == hint
+        assert hints(kind_with_engine, context) == []
 
     @pytest.mark.parametrize(
         ("device", "bits", "refused"),

@@ -1,0 +1,71 @@
+"""Components of the user's own that a run chooses: their code enters the fingerprints.
+
+In: the spec. Out: the digest of each one's source in the facts' identity, under `components`, and
+what is wrong with it (LF124, LF125, LF126).
+
+Shipped components are not looked at: `plan.CODE_VERSION` stands for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmforge import registry
+from llmforge.compiler.context import Context, Step
+from llmforge.compiler.facts.components import look_at_component
+from llmforge.diagnostics import Diagnostic
+from llmforge.registry import Component
+from llmforge.schema import SECTIONS, SINGLE, RunSpec
+from llmforge.schema.extension import NAMED
+
+RESERVED = ("loss", "perplexity", "tokens", "samples", "runtime")
+"""What an evaluation reports by itself, as `eval_loss`, ..."""
+
+
+def probe_components(context: Context) -> Step:
+    """Source and class of every component of the user's own that the settings choose."""
+    digests: dict[str, str] = {}
+    found: list[Diagnostic] = []
+    for place, component in own_components(context.spec):
+        look = look_at_component(component, f"{place}.kind")
+        found += look.diagnostics
+        if look.digest is not None:
+            digests[place] = look.digest
+    found += _taken_names(context)
+    if not digests:
+        return Step(diagnostics=tuple(found))
+    identity = {**context.facts.identity, "components": digests}
+    return Step(facts={"identity": identity}, diagnostics=tuple(found))
+
+
+def own_components(spec: RunSpec) -> Iterator[tuple[str, Component]]:
+    """Place in the settings (`trainer`, `callbacks.counter`) and component."""
+    for section in SECTIONS:
+        if section in registry.OPEN and section not in SINGLE:
+            yield from _own(section, section, str(getattr(spec, section).kind))
+    for key, section in NAMED.items():
+        for name, chosen in getattr(spec, key).items():
+            yield from _own(f"{key}.{name}", section, str(chosen.kind))
+
+
+def _own(place: str, section: str, kind: str) -> Iterator[tuple[str, Component]]:
+    component = registry.kinds(section).get(kind)
+    if component is not None and component.is_own:
+        yield place, component
+
+
+def _taken_names(context: Context) -> list[Diagnostic]:
+    """LF126 for a metric whose figures would stand in the place of others."""
+    sets = context.facts.data.sets if context.facts.data else {}
+    taken = {*RESERVED, *sets, *(f"{name}_{figure}" for name in sets for figure in RESERVED)}
+    return [
+        Diagnostic(
+            "LF126",
+            f"metric `{name}` would be reported as `eval_{name}`, which is taken",
+            key=f"metrics.{name}",
+            notes=("evaluation reports its loss, and each evaluation set, under these names",),
+            hint=f"give it another name than {name}",
+        )
+        for name in context.spec.metrics
+        if name in taken
+    ]
