@@ -99,6 +99,9 @@ CASES: dict[str, tuple[str, ...]] = {
     "phi3_mini_4bit_2048_ckpt": _case("model=phi3_mini", FOUR, 4, 2048, ON, WHOLE),
     "pythia_1b_full_2048": _case("model=pythia_1b", FULL, 4, 2048, OFF, CHUNKED),
     "opt_1_3b_lora_2048": _case("model=opt_1_3b", LORA, 4, 2048, OFF, CHUNKED),
+    "1b_lora_2048_eager": _case(ONE, LORA, 2, 2048, OFF, CHUNKED, "model.attention=eager"),
+    "8b_lora_2048_eager_ckpt": _case(EIGHT, LORA, 2, 2048, ON, LIGER, "model.attention=eager"),
+    "qwen3_30b_a3b_lora_1024_ckpt": _case("model=qwen3_30b_a3b", LORA, 2, 1024, ON, LIGER),
     "gpt_neo_1_3b_lora_1024": _case("model=gpt_neo_1_3b", LORA, 4, 1024, OFF, CHUNKED),
 }
 

@@ -20,11 +20,43 @@ if TYPE_CHECKING:
     from llmforge.plan import Plan
     from llmforge.run.launch import Outcome
 
-__all__ = ["BaseDataset", "__version__", "compile", "dataset", "from_list", "load", "transform"]
+__all__ = [
+    "BaseCollator",
+    "BaseDataset",
+    "CallbackSpec",
+    "CollatorSpec",
+    "Experiment",
+    "ExperimentSpec",
+    "LogitsMetric",
+    "MetricSpec",
+    "OptimizerSpec",
+    "TextMetric",
+    "TrainerSpec",
+    "__version__",
+    "compile",
+    "dataset",
+    "from_list",
+    "load",
+    "register",
+    "train_here",
+    "transform",
+]
 
 _LATER = {
     "BaseDataset": "llmforge.sources.functions",
+    "BaseCollator": "llmforge.build.extending",
+    "CallbackSpec": "llmforge.schema.extension",
+    "CollatorSpec": "llmforge.schema.collate",
+    "Experiment": "llmforge.build.experiment",
+    "ExperimentSpec": "llmforge.schema.experiment",
+    "LogitsMetric": "llmforge.build.measures",
+    "MetricSpec": "llmforge.schema.extension",
+    "OptimizerSpec": "llmforge.schema.optim",
+    "TextMetric": "llmforge.build.measures",
+    "TrainerSpec": "llmforge.schema.train",
     "dataset": "llmforge.sources.functions",
+    "register": "llmforge.registry",
+    "train_here": "llmforge.stages.here",
     "transform": "llmforge.sources.functions",
     "from_list": "llmforge.sources.snapshot",
 }

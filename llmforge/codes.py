@@ -141,11 +141,6 @@ CODES: dict[str, tuple[str, str]] = {
         "A registration names the class or function that builds its component as "
         "`package.module:name`. It is imported in the worker; whether it is there is seen now.",
     ),
-    "LF126": (
-        "metric name that is taken",
-        "Figures of an evaluation are `eval_<name>`. A metric of that name would stand in the "
-        "place of the loss, or of an evaluation set's.",
-    ),
     "LF210": (
         "`--fit` of a key that has no largest value",
         "`llmforge plan --fit KEY` looks for the largest value whose memory sheet fits. It knows "

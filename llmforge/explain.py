@@ -25,6 +25,7 @@ from llmforge.origins import Origins
 from llmforge.plan import STAGE_EFFECTS, Plan
 from llmforge.render import shown, table
 from llmforge.schema.docs import field_doc, field_type
+from llmforge.schema.extension import NAMED
 from llmforge.schema.run import Scalars
 
 _WIDTH = 96
@@ -100,7 +101,11 @@ def _chain_lines(key: str, plan: Plan) -> list[str]:
 
 def _meaning(key: str, plan: Plan) -> list[str]:
     section, *path = key.split(".")
-    spec = Scalars if not path else section_spec(section, plan.settings[section])
+    if section in NAMED and path:
+        name, *path = path
+        spec = section_spec(f"{section}.{name}", plan.settings[section][name])
+    else:
+        spec = Scalars if not path else section_spec(section, plan.settings[section])
     effect = effect_of(key, plan.settings)
     stages = [stage for stage, effects in STAGE_EFFECTS.items() if effect in effects]
     again = (

@@ -117,7 +117,8 @@ def register(
             _check(section, kind, builder, spec)
         other = known.get(kind)
         # the same definition run again, after a plugin was mended, replaces itself
-        if other and not override and _place(other.spec) != _place(spec):
+        again = other and not _is_shipped(spec) and _place(other.spec) == _place(spec)
+        if other and not override and not again:
             raise RegistrationRefused(
                 "LF123",
                 f"{section} kind `{kind}` is already registered by {'.'.join(_place(other.spec))}; "
@@ -160,7 +161,8 @@ def working_folder() -> Iterator[None]:
 
 def _open(section: str) -> dict[str, Component]:
     if section not in OPEN:
-        names = (*OPEN, *ALIASES, "dataset")
+        own = (name for name in OPEN if name not in ALIASES.values())
+        names = (*own, *ALIASES, "dataset")
         more = (
             "; a data set class is registered by llmforge.dataset" if section == "dataset" else ""
         )

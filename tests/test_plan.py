@@ -14,6 +14,7 @@ from llmforge.compiler.parse import parse
 from llmforge.compiler.passes import compile_plan
 from llmforge.plan import STAGE_EFFECTS, Plan, PlanUnreadable, canonical_digest, stage_fingerprints
 from llmforge.schema import SCALARS, SECTIONS, Effect, RunSpec, Spec
+from llmforge.schema.extension import NAMED
 
 ALL = {"prepare", "train", "evaluate"}
 
@@ -313,7 +314,7 @@ def fields(settings: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             value = getattr(part, name)
             if isinstance(value, Spec):
                 yield from below(value, (*path, name))
-            elif name == "sources":
+            elif name in ("sources", *NAMED):
                 for key, source in value.items():
                     yield from below(source, (*path, name, key))
             elif len(get_args(type(part).model_fields[name].annotation)) != 1:

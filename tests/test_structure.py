@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "samples": set(),
     # rows: read by the compiler, which counts and refuses, and by the worker, which tokenises
     "sources": GROUND | {"plugins", "schema"},
-    "plugins": {"diagnostics"},
+    "plugins": {"diagnostics", "registry"},
     "plan": GROUND | {"schema"},
     "compiler": GROUND | {"schema", "compose", "plan", "plugins", "sources"},
     # what is told about plans
@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the runner: it starts from a plan and never compiles
     "run": GROUND | {"schema", "plan", "plugins", "render", "track"},
     "track": GROUND | {"plan", "run"},
-    "stages": GROUND | {"schema", "plan", "run", "track", "build"},
+    "stages": GROUND | {"schema", "plan", "plugins", "run", "track", "build"},
     "build": GROUND | {"schema", "plan", "plugins", "samples", "sources"},
     # the ways in import what a verb needs inside that verb
     "__init__": {"version"},

@@ -358,7 +358,7 @@ def under_hooks(
     """Decorator of a stage: its first argument's experiment is active, from beginning to end."""
 
     @functools.wraps(stage)
-    def run(plan: Plan, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(plan: Plan, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with activated(plan) as hooks:
             hooks.call("at_beginning")
             found = stage(plan, *args, **kwargs)

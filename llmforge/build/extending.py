@@ -9,6 +9,7 @@ Trainer and optimizer are made where shipped ones are; here stand their keywords
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -67,7 +68,7 @@ class BaseCollator:
 def own_fields(chosen: Spec, section: str) -> dict[str, Any]:
     """Fields of a spec that the section's base class does not have, as keywords."""
     module, name = registry.OPEN[section]
-    base: type[Spec] = getattr(__import__(module, fromlist=[name]), name)
+    base: type[Spec] = getattr(importlib.import_module(module), name)
     settings = chosen.settings()
     return {key: settings[key] for key in type(chosen).model_fields if key not in base.model_fields}
 
@@ -105,7 +106,8 @@ def own_metrics(plan: Plan) -> dict[str, Metric]:
     made = {}
     for name, chosen in plan.spec.metrics.items():
         with building(f"metrics.{name}", plan):
-            found = load_class(registry.component("metric", chosen.kind), LogitsMetric, TextMetric)
+            base = LogitsMetric if type(chosen).on == "logits" else TextMetric
+            found = load_class(registry.component("metric", chosen.kind), base)
             made[name] = found(**own_fields(chosen, "metric"))
     return made
 

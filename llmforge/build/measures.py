@@ -176,6 +176,8 @@ def measured_too(
     return token_nll(logits, labels), measures.of_batch(logits, labels)
 
 
-def held_out_figures(held_out: HeldOut, measures: Measures, prefix: str = "eval") -> dict[str, float]:
+def held_out_figures(
+    held_out: HeldOut, measures: Measures, prefix: str = "eval"
+) -> dict[str, float]:
     """Loss figures and those of the metrics."""
     return held_out.metrics(prefix) | measures.figures(prefix)

@@ -23,7 +23,6 @@ from llmforge.build.prepared import Prepared
 from llmforge.build.tokenizer import open_tokenizer
 from llmforge.plan import Plan
 
-
 BatchMaker = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
 
 
@@ -114,6 +113,10 @@ class OwnBatches:
 
     padded: Collator
     own: BaseCollator
+
+    @property
+    def side(self) -> str:
+        return self.padded.side
 
     @property
     def tokenizer(self) -> Any:

@@ -21,6 +21,9 @@ from llmforge.run.status import Status
 
 EXIT_DONE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130
 
+_FOUND_BY_MAIN = ("LF820", "LF821", "LF822")
+"""Faults that rank 0 alone looks for, while the others wait for it and lose their connection."""
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -41,7 +44,8 @@ def settle(run: RunFolder, ending: Ending) -> tuple[int, Diagnostic | None]:
     wrote = record.pid is None and record.status in (
         *(Status.FINISHED, Status.FAILED, Status.INTERRUPTED),
     )
-    if failures and not ending.asked and record.status is not Status.FINISHED:
+    blamed = record.status is Status.FAILED and record.code in _FOUND_BY_MAIN
+    if failures and not ending.asked and not blamed and record.status is not Status.FINISHED:
         # rank 0 saw only that its neighbour was gone
         _fail(run, failures[0])
     elif not wrote and ending.asked:

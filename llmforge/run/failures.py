@@ -29,8 +29,6 @@ def diagnose(error: BaseException, plan: Plan) -> Diagnostic:
     names = {cls.__name__: cause for cause in causes for cls in type(cause).__mro__}
     if any(_is_memory(cause) for cause in causes):
         return _out_of_memory(error, plan)
-    if "HookFailed" in names:
-        return _about("LF831", names["HookFailed"], plan, "hooks")
     for name, tell in _TOLD.items():
         if name in names:
             return tell(names[name], plan)
@@ -52,6 +50,10 @@ def _packing_leak(error: BaseException, plan: Plan) -> Diagnostic:
 
 def _data_changed(error: BaseException, plan: Plan) -> Diagnostic:
     return _about("LF806", error, plan, "data.train", "llmforge plan ...")
+
+
+def _hook_failed(error: BaseException, plan: Plan) -> Diagnostic:
+    return _about("LF831", error, plan, "hooks")
 
 
 def _data_refused(error: BaseException, plan: Plan) -> Diagnostic:
@@ -147,6 +149,7 @@ def _line(error: BaseException, plan: Plan, limit: int = 600) -> str:
 
 
 _TOLD: dict[str, Callable[[BaseException, Plan], Diagnostic]] = {
+    "HookFailed": _hook_failed,
     "NonFiniteLoss": _not_finite,
     "PackingLeak": _packing_leak,
     "DataChanged": _data_changed,

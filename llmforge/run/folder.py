@@ -183,12 +183,8 @@ class RunFolder:
     # -- checkpoints ---------------------------------------------------------------------------
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Whole checkpoints, newest first."""
+        """Checkpoints that look whole by their sizes, newest first."""
         return [found for found in checkpoints.scan(self.checkpoint_folder) if not found.fault]
-
-    def broken_checkpoints(self) -> list[Checkpoint]:
-        """Checkpoints that cannot be resumed from; each says why."""
-        return [found for found in checkpoints.scan(self.checkpoint_folder) if found.fault]
 
     # -- files ---------------------------------------------------------------------------------
 

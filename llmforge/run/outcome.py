@@ -80,6 +80,10 @@ def compose_result(
     return {key: value for key, value in found.items() if value is not None}
 
 
+_SURPRISE = "the result stands; please report this, the plan is meant to be exact"
+_HOOKED = "the result stands; the plan does not know what the run's experiment changes"
+
+
 def surprises(plan: Plan, steps: int, trainable: int) -> list[Diagnostic]:
     """Where the run did not do what the plan foretold."""
     measured = {"steps": steps, "trainable_parameters": trainable}
@@ -91,7 +95,7 @@ def surprises(plan: Plan, steps: int, trainable: int) -> list[Diagnostic]:
             severity=Severity.WARNING,
             key=f"estimate.{key}",
             origins=plan.origins.chain(f"estimate.{key}"),
-            notes=("the result stands; please report this, the plan is meant to be exact",),
+            notes=(_SURPRISE if plan.settings["hooks"]["kind"] == "none" else _HOOKED,),
         )
         for key, value in measured.items()
         if plan.estimate.get(key) is not None and plan.estimate[key] != value

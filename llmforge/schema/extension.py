@@ -9,7 +9,7 @@ shipped.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import SerializeAsAny, WithJsonSchema
 
@@ -27,9 +27,15 @@ class CallbackSpec(Spec):
 
 
 class MetricSpec(Spec):
-    """A metric of one's own: its fields are the keywords that its class is made with."""
+    """A metric of one's own: its fields are the keywords that its class is made with.
+
+    `on` says what its class is: a `LogitsMetric`, measured at every evaluation, or a `TextMetric`,
+    measured at the end on generated answers.
+    """
 
     effect = Effect.EVALUATION
+
+    on: ClassVar[Literal["logits", "text"]] = "logits"
 
     kind: str
 

@@ -24,8 +24,9 @@ def mapping_above(key: str) -> str | None:
     Below a mapping of anything any depth counts (`model.shape.rope.theta`), below another one name
     (`data.roles.bot`). A key counts when any kind of its section has such a field.
     """
-    if key.partition(".")[0] in NAMED:
-        return key.partition(".")[0]
+    section = key.partition(".")[0]
+    if section in (*NAMED, "hooks"):  # what stands there is described by people's own plugins
+        return section
     for name, of_anything in _mappings(key.partition(".")[0]):
         deeper = key.count(".") - name.count(".")
         if f"{key}.".startswith(f"{name}.") and (of_anything or deeper <= 1):

@@ -41,8 +41,9 @@ def evaluate(plan: Plan, parts: Parts, trainer: ForgeTrainer | None = None) -> d
     Returns:
         `eval_loss`, `eval_perplexity`, `eval_tokens`, of several evaluation sets over all of them
         and as `eval_<set>_loss`, ... of each; `exact_match` (share) and `exact_match_rows`
-        when rows could be asked; `eval_<name>` of each metric of the user's own; `samples`, a list of {prompt, answer, reference, match}. Keys that
-        mean nothing here are left out: plain text has no question, so no exact match.
+        when rows could be asked; `eval_<name>` of each metric of the user's own; `samples`, a list
+        of {prompt, answer, reference, match}. Keys that mean nothing here are left out: plain text
+        has no question, so no exact match.
     """
     if parts.evaluation is None:
         return {}

@@ -33,6 +33,9 @@ SETTINGS: dict[str, Any] = {
     "name": "test",
     "seed": 7,
     "plugins": [],
+    "callbacks": {},
+    "metrics": {},
+    "hooks": {"kind": "none"},
     "deterministic": False,
     "model": {
         "kind": "scratch",

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import pytest
 
-from llmforge import plugins
+from llmforge import plugins, registry
 from llmforge.codes import CODES, known_codes
 from llmforge.compiler.rules import RULES
 from llmforge.sources import functions
@@ -104,6 +104,8 @@ def plugins_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a page's modules register ends with the page."""
     for known in (plugins, "_loaded"), (functions, "_transforms"), (functions, "_datasets"):
         monkeypatch.setattr(*known, dict(getattr(*known)))
+    components = {section: dict(kinds) for section, kinds in registry._components.items()}
+    monkeypatch.setattr(registry, "_components", components)
     before = set(sys.modules)
     yield
     for name in {name for name in sys.modules if name.startswith("gallery_")} - before:

@@ -69,6 +69,7 @@ def test_a_field_has_the_effect_of_its_class_unless_it_has_its_own():
     assert EvaluationSpec.effect_of("samples") is Effect.EVALUATION
     assert dict(spec_fields(Scalars)) == {
         "name": Effect.BOOKKEEPING, "seed": Effect.NUMERICS, "plugins": Effect.BOOKKEEPING,
+        "callbacks": Effect.BOOKKEEPING, "metrics": Effect.BOOKKEEPING,
         "deterministic": Effect.SPEED,
     }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Components of the user's own that a run chooses: their code enters the fingerprints.
 
 In: the spec. Out: the digest of each one's source in the facts' identity, under `components`, and
-what is wrong with it (LF124, LF125, LF126).
+what is wrong with it (LF124, LF125).
 
 Shipped components are not looked at: `plan.CODE_VERSION` stands for them.
 """
@@ -18,9 +18,6 @@ from llmforge.registry import Component
 from llmforge.schema import SECTIONS, SINGLE, RunSpec
 from llmforge.schema.extension import NAMED
 
-RESERVED = ("loss", "perplexity", "tokens", "samples", "runtime")
-"""What an evaluation reports by itself, as `eval_loss`, ..."""
-
 
 def probe_components(context: Context) -> Step:
     """Source and class of every component of the user's own that the settings choose."""
@@ -31,7 +28,6 @@ def probe_components(context: Context) -> Step:
         found += look.diagnostics
         if look.digest is not None:
             digests[place] = look.digest
-    found += _taken_names(context)
     if not digests:
         return Step(diagnostics=tuple(found))
     identity = {**context.facts.identity, "components": digests}
@@ -52,20 +48,3 @@ def _own(place: str, section: str, kind: str) -> Iterator[tuple[str, Component]]
     component = registry.kinds(section).get(kind)
     if component is not None and component.is_own:
         yield place, component
-
-
-def _taken_names(context: Context) -> list[Diagnostic]:
-    """LF126 for a metric whose figures would stand in the place of others."""
-    sets = context.facts.data.sets if context.facts.data else {}
-    taken = {*RESERVED, *sets, *(f"{name}_{figure}" for name in sets for figure in RESERVED)}
-    return [
-        Diagnostic(
-            "LF126",
-            f"metric `{name}` would be reported as `eval_{name}`, which is taken",
-            key=f"metrics.{name}",
-            notes=("evaluation reports its loss, and each evaluation set, under these names",),
-            hint=f"give it another name than {name}",
-        )
-        for name in context.spec.metrics
-        if name in taken
-    ]

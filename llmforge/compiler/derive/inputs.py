@@ -19,8 +19,8 @@ from llmforge.digests import file_digest
 from llmforge.plan import stage_fingerprints
 from llmforge.schema.adapter import VirtualTokens
 from llmforge.schema.collate import AutoCollator
-from llmforge.schema.model import FolderModel, ModelSpec, ScratchModel
 from llmforge.schema.experiment import ExperimentSpec
+from llmforge.schema.model import FolderModel, ModelSpec, ScratchModel
 from llmforge.sources.chat_templates import names, path
 from llmforge.sources.classes import KeywordsFrom, keywords_from
 from llmforge.sources.opening import sources_of

@@ -84,9 +84,11 @@ def optimizer_kwargs(context: Context) -> Lowered | None:
             "relative_step": (spec.relative_step, "optimizer.relative_step"),
             "warmup_init": (spec.warmup_init, "optimizer.warmup_init"),
         }
-    if registry.component("optimizer", spec.kind).is_own:
-        fields = (name for name in type(spec).model_fields if name not in OptimizerSpec.model_fields)
-        return {**lowered, **{name: (getattr(spec, name), f"optimizer.{name}") for name in fields}}
+    component = registry.component("optimizer", spec.kind)
+    if component.is_own:
+        fields = set(component.spec.model_fields) - set(OptimizerSpec.model_fields)
+        own = {name: (getattr(spec, name), f"optimizer.{name}") for name in sorted(fields)}
+        return {**lowered, **own}
     return None
 
 

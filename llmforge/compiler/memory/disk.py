@@ -28,17 +28,11 @@ class Disk:
 
 def disk(spec: RunSpec, static: Static) -> Disk:
     """What is written for settings whose static memory is known, of all processes together."""
-    world = int(spec.launch.processes)
-    sharded = spec.deepspeed.kind != "none" or spec.fsdp.kind != "none"
-    shares = world if sharded else 1
-    weights = static.held.get("weights", 0)
-    adapter = static.held.get("adapter", 0)
-    state = static.held.get("optimizer_state", 0) + static.host.get("optimizer_state", 0)
-    state += static.held.get("master_weights", 0) + static.host.get("master_weights", 0)
+    weights, adapter, state = (static.whole[name] for name in ("weights", "adapter", "state"))
     if isinstance(spec.lora, NoAdapter):
-        return Disk(weights, weights + shares * state)
+        return Disk(weights, weights + state)
     base = weights if isinstance(spec.model, ScratchModel) else 0
-    return Disk(adapter + base, adapter + shares * state)
+    return Disk(adapter + base, adapter + state)
 
 
 def disk_of(context: Context) -> Disk | None:
@@ -57,7 +51,7 @@ def checkpoints_at_once(spec: RunSpec, steps: int | None) -> int | None:
     if not isinstance(every, int) or steps is None:
         return None
     kept = spec.checkpoint.keep + (1 if spec.checkpoint.best else 0)
-    return min(steps // every, kept) + 1
+    return min(steps // every, kept + 1)
 
 
 def most_at_once(spec: RunSpec, sizes: Disk, steps: int | None) -> int | None:

@@ -10,7 +10,9 @@ GPU to within a thousandth (`benchmarks/memory.md`).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from llmforge.compiler.facts.families import ModelFacts
 from llmforge.compiler.memory.static import BYTES
@@ -49,13 +51,21 @@ class LossMemory:
 
 
 def loss_memory(
-    model: ModelFacts, spec: RunSpec, rows: int, length: int, evaluation_rows: int
+    model: ModelFacts,
+    spec: RunSpec,
+    rows: int,
+    length: int,
+    evaluation_rows: int,
+    config: Mapping[str, Any] | None = None,
 ) -> LossMemory:
-    """What logits and loss take of a pass over `rows` padded to `length` tokens."""
+    """What logits and loss take of a pass over `rows` padded to `length` tokens.
+
+    `config` is the model's `config.json`: it says whether logits are capped.
+    """
     trainer = spec.trainer
     kernel = trainer.loss_kernel if isinstance(trainer, LmTrainer) else "full"
     if kernel == "full":
-        return _whole(model, spec, rows, length, evaluation_rows)
+        return _whole(model, spec, rows, length, evaluation_rows, is_capped(model, config))
     size = BYTES[str(spec.precision.compute)]
     words = rows * length * model.vocabulary
     chunk = _chunk(model.vocabulary, words)
@@ -69,22 +79,29 @@ def loss_memory(
         inside = 2 * size * tokens * model.vocabulary + cast + (3 * gradient if gradient else 0)
         kept = hidden + gradient
         return LossMemory(hidden + inside, kept, kept, evaluated + cast, cast, 1)
-    capped = chunk * size // 4 if model.family in CAPPED else 0
+    capped = chunk * size // 4 if is_capped(model, config) else 0
     backward = 3 * chunk + capped + cast + gradient
     return LossMemory(2 * chunk + cast, backward, 0, evaluated + cast, cast, 1 if cast else 2)
 
 
-CAPPED = ("gemma2",)
-"""Families whose logits pass through a tanh, which is kept."""
+def is_capped(model: ModelFacts, config: Mapping[str, Any] | None) -> bool:
+    """Do the logits pass through a tanh, which is kept? Gemma 2 does so unless told otherwise."""
+    default = 30.0 if model.family == "gemma2" else None
+    return (config or {}).get("final_logit_softcapping", default) is not None
 
 
 def _whole(
-    model: ModelFacts, spec: RunSpec, rows: int, length: int, evaluation_rows: int
+    model: ModelFacts,
+    spec: RunSpec,
+    rows: int,
+    length: int,
+    evaluation_rows: int,
+    capped_logits: bool,
 ) -> LossMemory:
     size = BYTES[str(spec.precision.compute)]
     row = length * model.vocabulary
     words, evaluated = rows * row, evaluation_rows * row
-    capped = size * words if model.family in CAPPED else 0
+    capped = size * words if capped_logits else 0
     more = capped + (_SMOOTHED * words if spec.trainer.label_smoothing else 0)
     # logits in the compute format and in float32; then one row's logarithm beside the latter
     evaluation = max((size + 4 if size == 2 else 4) * evaluated, 4 * evaluated + 4 * row)

@@ -23,7 +23,7 @@ from llmforge.compiler.memory.static import BYTES, Static, static_memory
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import LowRank, PromptTuning, TargetedAdapter
 from llmforge.schema.precision import NoQuantization
-from llmforge.schema.run import Device
+from llmforge.schema.run import Device, Fsdp2, Zero
 
 WORKSPACE = 68 * 2**20
 """cuBLAS' own buffers, which it takes from the same allocator."""
@@ -102,11 +102,14 @@ def memory_sheet(
     kept = activations(model, asked, config)
     evaluated = spec.evaluation.micro_batch
     evaluation_rows = evaluated if isinstance(evaluated, int) else 2 * asked.rows
-    loss = loss_memory(model, spec, asked.rows, asked.length, evaluation_rows)
+    length = int(spec.collator.max_length)
+    rows = int(spec.trainer.micro_batch)
+    loss = loss_memory(model, spec, rows, length, evaluation_rows, config)
     workspace = WORKSPACE if machine.device == "cuda" else 0
     always = {**static.held, "workspace": workspace}
     moment, step = _step(model, spec, asked, static, always, kept, loss)
-    forward = forward_scratch(model, spec, asked, evaluation_rows) + kept.forward_casts
+    casts = 0 if _is_sharded(spec) else kept.forward_casts
+    forward = forward_scratch(model, spec, asked, evaluation_rows, length) + casts
     evaluation = {"logits_and_loss": loss.evaluation}
     if forward > loss.evaluation:
         evaluation = {"scratch": forward}
@@ -124,8 +127,18 @@ def memory_sheet(
         host=static.host,
         outside=CUDA_CONTEXT if machine.device == "cuda" else PROCESS,
         slack=round(SLACK * peak),
-        available=round(machine.memory_gib * 2**30),
+        available=round(machine.memory_gib * 2**30) // _sharing(spec, machine),
     )
+
+
+def _sharing(spec: RunSpec, machine: Device) -> int:
+    """Processes that share one device: all of a CPU's."""
+    return int(spec.launch.processes) if machine.device == "cpu" else 1
+
+
+def _is_sharded(spec: RunSpec) -> bool:
+    """Engines that hold weights in the compute format themselves, so that autocast copies none."""
+    return isinstance(spec.deepspeed, Zero) or isinstance(spec.fsdp, Fsdp2)
 
 
 def forward_pass(spec: RunSpec, device: str) -> ForwardPass:
@@ -164,7 +177,8 @@ def _step(
 ) -> tuple[str, Terms]:
     """The largest moment of an optimizer step, and its terms."""
     earlier = static.gradients if int(spec.trainer.accumulation) > 1 else 0
-    casts = kept.weight_casts - loss.head_cast
+    sharded = _is_sharded(spec)
+    casts = 0 if sharded else kept.weight_casts - loss.head_cast
     passed = {
         **always,
         "gradients": earlier,
@@ -179,7 +193,7 @@ def _step(
     moments = {
         "loss": {
             **passed,
-            "weight_casts": max(kept.forward_casts - loss.head_cast, casts),
+            "weight_casts": 0 if sharded else max(kept.forward_casts - loss.head_cast, casts),
             "logits_and_loss": loss.forward,
         },
         "backward pass of the loss": {**passed, "logits_and_loss": loss.backward},
@@ -215,13 +229,29 @@ def _hidden_size(spec: RunSpec, asked: ForwardPass) -> int:
     return 4 if quantized and asked.norms == "float32" else BYTES[asked.compute]
 
 
+_SCORES_BACKWARD, _SCORES_FORWARD = 8, 10
+"""Bytes per attention score that eager attention needs for itself: gradients, or scores, their
+softmax in float32 and its copy in the compute format."""
+
+
 def backward_scratch(model: ModelFacts, spec: RunSpec, asked: ForwardPass) -> int:
     """Gradients that exist at once inside a layer: those of the feed-forward layer's three parts,
-    and of the residual stream; bytes."""
-    tokens, size = _tokens(asked, asked.rows), BYTES[asked.compute]
+    of the residual stream, and of eager attention's scores; bytes."""
+    tokens, size = _tokens(asked, asked.rows, asked.length), BYTES[asked.compute]
     stream = _hidden_size(spec, asked)
-    inner = 3 * model.intermediate * size + 3 * model.hidden * stream
-    return tokens * inner + _dora_scratch(model, spec)
+    inner = 3 * _intermediate(model) * size + 3 * model.hidden * stream
+    scores = _scores(model, asked, asked.rows, asked.length) * _SCORES_BACKWARD
+    return tokens * inner + scores + _dora_scratch(model, spec)
+
+
+def _intermediate(model: ModelFacts) -> int:
+    """Width of what a token goes through between the projections."""
+    return max(model.experts_per_token * model.expert_intermediate, model.intermediate)
+
+
+def _scores(model: ModelFacts, asked: ForwardPass, rows: int, length: int) -> int:
+    """Attention scores of a layer that stand in memory."""
+    return rows * model.heads * length * length if asked.attention == "eager" else 0
 
 
 def _dora_scratch(model: ModelFacts, spec: RunSpec) -> int:
@@ -232,21 +262,23 @@ def _dora_scratch(model: ModelFacts, spec: RunSpec) -> int:
     return round(_DORA * 4 * max((m.out_features * m.in_features for m in hit), default=0))
 
 
-def forward_scratch(model: ModelFacts, spec: RunSpec, asked: ForwardPass, rows: int) -> int:
+def forward_scratch(
+    model: ModelFacts, spec: RunSpec, asked: ForwardPass, rows: int, length: int
+) -> int:
     """What one layer needs for itself without gradients: the feed-forward layer's three parts, an
     adapter's float32 copy of the last one's input, the residual stream; bytes."""
-    stream = _hidden_size(spec, asked)
+    stream, wide = _hidden_size(spec, asked), _intermediate(model)
     adapted = isinstance(spec.lora, TargetedAdapter) and any(
         m.in_features == model.intermediate for m in hit_modules(model, spec.lora)
     )
-    inner = 3 * model.intermediate * stream + (4 * model.intermediate if adapted else 0)
-    tokens = _tokens(asked, rows)
-    return tokens * (inner + 3 * model.hidden * stream) + _dora_scratch(model, spec)
+    inner = 3 * wide * stream + (4 * wide if adapted else 0) + 3 * model.hidden * stream
+    scores = _scores(model, asked, rows, length) * _SCORES_FORWARD
+    return _tokens(asked, rows, length) * inner + scores + _dora_scratch(model, spec)
 
 
-def _tokens(asked: ForwardPass, rows: int) -> int:
+def _tokens(asked: ForwardPass, rows: int, length: int) -> int:
     virtual = asked.adapter.tokens if isinstance(asked.adapter, PromptTuning) else 0
-    return rows * (asked.length + virtual)
+    return rows * (length + virtual)
 
 
 def gib(amount: int) -> str:

@@ -67,6 +67,8 @@ class Static:
     """The most that is held while the model is loaded."""
     host: Mapping[str, int]
     """What lies in main memory instead: offloaded shards, paged states."""
+    whole: Mapping[str, int]
+    """`weights`, `adapter` and `state` of all devices together, as they are written."""
 
     @property
     def total(self) -> int:
@@ -95,28 +97,43 @@ def static_memory(
     held = {"weights": base, "quantization_constants": constants, "adapter": adapter}
     held |= {"optimizer_state": state}
     host = {"optimizer_state": paged}
+    whole = {"weights": base + constants, "adapter": adapter, "state": state + paged}
+    load = base + constants + (parts.largest * BYTES[_weights(spec)] if parts.quantized else 0)
     if isinstance(spec.deepspeed, Zero):
-        held, host, gradients = _zero(spec, spec.deepspeed, held, host, gradients, counts.trainable)
+        # its optimizer works on float32 copies
+        half = spec.precision.compute != "float32"
+        state, paged, scratch = _optimizer(model, spec, parts, counts.trainable, 4)
+        masters = 4 * counts.trainable if half else 0
+        if half and not parts.quantized and _weights(spec) == "float32":
+            held["weights"] = base // 2
+        held |= {"optimizer_state": state, "master_weights": masters}
+        host = {"optimizer_state": paged}
+        whole |= {"weights": held["weights"] + constants, "state": state + paged + masters}
+        gradients = counts.trainable * (2 if half else 4)
+        held, host, gradients = _zero(model, spec, spec.deepspeed, held, host, gradients)
+        if spec.deepspeed.stage == 3:
+            host, load = {**host, "loading": load}, load // world
     elif isinstance(spec.fsdp, Fsdp2):
         held, host, gradients = _fsdp(model, spec, spec.fsdp, held, host, gradients)
+        host, load = {**host, "loading": load}, load // world
     elif world > 1:
         # DistributedDataParallel reduces gradients in buckets beside them
         held["communication_buckets"] = gradients
-    whole = base + constants
     return Static(
         held={name: amount for name, amount in held.items() if amount},
         gradients=gradients,
         table_gradient=parts.table * size if full and model.tied_embeddings else 0,
         last_gradient=parts.table * size if full and not model.tied_embeddings else 0,
         optimizer_scratch=scratch,
-        load=whole + (parts.largest * BYTES[_weights(spec)] if parts.quantized else 0),
+        load=load,
         host={name: amount for name, amount in host.items() if amount},
+        whole=whole,
     )
 
 
 def model_parts(model: ModelFacts, spec: RunSpec) -> Parts:
     """The model's parameters, sorted."""
-    inner = [m for m in model.linear_modules if m.role not in ("head", "vision")]
+    inner = _inner(model)
     heads = [m for m in model.linear_modules if m.role == "head"]
     quantized = 0
     if isinstance(spec.quantization, BitsAndBytes | Gptq):
@@ -137,6 +154,11 @@ def model_parts(model: ModelFacts, spec: RunSpec) -> Parts:
         table=model.vocabulary * width,
         largest=max([model.vocabulary * width, *sizes]),
     )
+
+
+def _inner(model: ModelFacts) -> list[LinearModule]:
+    """What quantization packs: linear modules but the head; experts are none."""
+    return [m for m in model.linear_modules if m.role not in ("head", "vision")]
 
 
 def _weights(spec: RunSpec) -> str:
@@ -173,7 +195,7 @@ def _base(
 
 def _bitsandbytes(model: ModelFacts, quantization: BitsAndBytes, quantized: int) -> tuple[int, int]:
     if quantization.bits == 8:
-        inner = [m for m in model.linear_modules if m.role not in ("head", "vision")]
+        inner = _inner(model)
         copies = 2 * quantized if quantization.int8_fp16_weight else 0
         return quantized + copies, 4 * sum(m.out_features for m in inner)
     blocks = -(-quantized // _BLOCK)
@@ -250,30 +272,30 @@ def _largest_of_adapter(model: ModelFacts, spec: RunSpec) -> int:
 Amounts = dict[str, int]
 
 
+_LIVE = 10**9
+"""Parameters that ZeRO-3 lets be gathered at once (`stage3_max_live_parameters`)."""
+
+
 def _zero(
-    spec: RunSpec, zero: Zero, held: Amounts, host: Amounts, gradients: int, count: int
+    model: ModelFacts, spec: RunSpec, zero: Zero, held: Amounts, host: Amounts, gradients: int
 ) -> tuple[Amounts, Amounts, int]:
-    """ZeRO: a master copy in float32 beside 16-bit weights; stage by stage more is divided."""
+    """ZeRO divides optimizer state, then gradients, then weights, stage by stage."""
     world = int(spec.launch.processes)
-    half = spec.precision.compute != "float32"
-    held, host = dict(held), dict(host)
-    if half:
-        held["master_weights"] = 4 * count
-        held["optimizer_state"] = 2 * 4 * count
-        gradients = 2 * count
+    held, host = dict(held), {name: amount // world for name, amount in host.items()}
     for name in ("master_weights", "optimizer_state"):
         amount = held.get(name, 0) // world
         if zero.offload_optimizer:
-            host[name], held[name] = amount, 0
+            host[name], held[name] = host.get(name, 0) + amount, 0
         else:
             held[name] = amount
+    element = 2 if spec.precision.compute != "float32" else 4
     if zero.stage == 3:
         amount = held["weights"] // world
+        held["gathered_weights"] = min(held["weights"], _LIVE * element, model.parameters * element)
         if zero.offload_parameters:
             host["weights"], held["weights"] = amount, 0
         else:
             held["weights"] = amount
-    element = 2 if half else 4
     buckets = 2 if zero.overlap_communication else 1
     held["communication_buckets"] = min(buckets * zero.bucket_size * element, 2 * gradients)
     return held, host, gradients // world if zero.stage >= 2 else gradients

@@ -14,6 +14,7 @@ from llmforge.compiler.rules import (
     data,
     disk,
     distributed,
+    extension,
     memory,
     model,
     optimizer,
@@ -42,6 +43,7 @@ MODULES = (
     tokens,
     tracking,
     training,
+    extension,
 )
 
 RULES: tuple[Rule, ...] = registered_rules()

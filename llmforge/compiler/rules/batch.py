@@ -161,12 +161,13 @@ def best_without_evaluation(context: Context) -> Iterator[Diagnostic]:
             key="checkpoint.best",
             hint=f"checkpoint.every={every}",
         )
-    if best not in METRICS:
+    own = [f"eval_{n}" for n, spec in context.spec.metrics.items() if spec.on == "logits"]
+    if best not in (*METRICS, *own):
         yield Diagnostic(
             "LF205",
             f"no evaluation reports a metric `{best}`",
             key="checkpoint.best",
-            notes=(f"reported: {', '.join(METRICS)}",),
+            notes=(f"reported: {', '.join((*METRICS, *own))}",),
             hint="checkpoint.best=eval_loss",
         )
 
