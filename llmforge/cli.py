@@ -205,6 +205,8 @@ def _plan(parsed: argparse.Namespace) -> int:
         plan.save(parsed.output)
     if parsed.json:
         render.emit(plan.to_json().rstrip())
+        if answers:  # not a part of the plan
+            render.emit(answers, sys.stderr)
         return EXIT_DONE
     render.emit(render.plan_text(plan, parsed.verbose))
     if answers:
@@ -227,7 +229,7 @@ def _fits(checked: Checked, keys: Sequence[str]) -> str:
         free = bool(batch) and batch[-1].kind == "derived"
         return "\n".join(str(fit(checked.context, key, free)) for key in keys)
     except CannotFit as error:
-        hint = "--fit trainer.micro_batch"
+        hint = "--fit trainer.micro_batch" if checked.context.facts.model else None
         raise ConfigRefused([Diagnostic("LF210", str(error), hint=hint)]) from error
 
 

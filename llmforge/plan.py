@@ -100,12 +100,17 @@ class Plan:
         """The settings, typed.
 
         Raises:
-            PlanUnreadable: they do not fit this version's schema.
+            PlanUnreadable: they do not fit this version's schema, or a plugin cannot be imported.
         """
+        from llmforge import plugins
         from llmforge.compiler.parse import parse_or_fail
 
         try:
+            # a plan that was read from a file may choose what only its plugins know
+            plugins.load_or_fail(self.settings.get("plugins", []))
             return parse_or_fail(self.settings)
+        except ImportError as error:
+            raise PlanUnreadable(f"a plugin of the plan is not here: {error}") from error
         except ValueError as error:
             raise PlanUnreadable(f"the plan's settings do not fit this version: {error}") from error
 

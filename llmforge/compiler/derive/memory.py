@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from llmforge.compiler.context import Context, Derived, Step
 from llmforge.compiler.derive.batch import TOKENS_PER_PASS, micro_batches
 from llmforge.compiler.derive.machine import hardware
-from llmforge.compiler.memory.fit import sheet_of
+from llmforge.compiler.memory.fit import can_recompute, sheet_of
 from llmforge.compiler.memory.sheet import Sheet, gib
 
 _BUSY = 4096
@@ -27,11 +27,10 @@ def derive_memory(context: Context) -> Step:
     trainer = context.spec.trainer
     found: list[Derived] = []
     asked_micro = trainer.micro_batch == "auto"
-    choices = (
-        (False, True)
-        if trainer.gradient_checkpointing == "auto"
-        else (bool(trainer.gradient_checkpointing),)
-    )
+    choices: tuple[bool, ...] = (bool(trainer.gradient_checkpointing),)
+    asked_checkpointing = trainer.gradient_checkpointing == "auto"
+    if asked_checkpointing:
+        choices = (False, True) if can_recompute(context.spec) else (False,)
     sizes, why = micro_batches(context)
     micro, checkpointing, sheet = _fastest(context, choices, sizes)
     if asked_micro:
@@ -40,7 +39,7 @@ def derive_memory(context: Context) -> Step:
             why = f"largest that fits: {_told(sheet)}"
         reads = ("trainer.global_batch", "launch.processes", *_READS)
         found.append(Derived("trainer.micro_batch", micro, why, reads))
-    if len(choices) == 2:
+    if asked_checkpointing:
         found.append(
             Derived(
                 "trainer.gradient_checkpointing",
@@ -100,6 +99,8 @@ def _why_checkpointing(
 ) -> str:
     if sheet is None:
         return "the model's size is not known; turn it on if memory runs out"
+    if not checkpointing and not can_recompute(context.spec):
+        return "prefix tuning cannot be computed again"
     if not checkpointing:
         return f"it fits without: {_told(sheet)}"
     without = _sheet(context, micro, False)

@@ -16,13 +16,15 @@ from llmforge.compiler.memory.sheet import Sheet, gib, memory_sheet
 from llmforge.compiler.parse import parse_or_fail
 from llmforge.compose import compose
 from llmforge.schema import RunSpec
-from llmforge.schema.adapter import LowRank, NoAdapter
+from llmforge.schema.adapter import LowRank, NoAdapter, PrefixTuning
 from llmforge.schema.model import ScratchModel
-from llmforge.schema.precision import NoQuantization
+from llmforge.schema.optim import AdamW, BitsAndBytesOptimizer
+from llmforge.schema.precision import BitsAndBytes, NoQuantization
+from llmforge.schema.run import Device, NoDeepSpeed, NoFsdp
 from llmforge.schema.train import LmTrainer
 
-_MOST = 2**20
-"""No answer is larger."""
+_MOST, _MOST_ROWS = 2**20, 4096
+"""No answer is larger: tokens, rows."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Fit:
     """The plan's value."""
     largest: int
     """The largest that fits; 0: none does."""
+    bound: str
+    """What stands in the way of a larger one."""
     sheet: Sheet | None
     """The sheet at the largest."""
     override: str | None
@@ -44,7 +48,7 @@ class Fit:
         if self.override is None or self.sheet is None:
             return f"fit  {self.key}: not even 1 fits"
         return (
-            f"fit  {self.key}: {self.largest:,} at most (now {self.now:,}), "
+            f"fit  {self.key}: {self.largest:,} at most (now {self.now:,}; bound by {self.bound}), "
             f"{gib(self.sheet.needed)} of {gib(self.sheet.available)}; {self.override}"
         )
 
@@ -100,13 +104,39 @@ def fit(context: Context, key: str, any_global_batch: bool = False) -> Fit:
         raise CannotFit("the model's sizes are not known before it is built")
     section, _, name = key.partition(".")
     now = int(getattr(getattr(spec, section), name))
-    largest = largest_fitting(lambda value: _fits(context, {key: value}), _limit(context, key))
-    if not largest:
-        return Fit(key, now, 0, sheet_of(context, {key: 1}), None)
+    limit, bound = _limit(context, key, any_global_batch)
+
+    def changes(value: int) -> dict[str, Any]:
+        if key != "trainer.micro_batch":
+            return {key: value}
+        return _batch(context, value, 1 if any_global_batch else None)
+
+    values = _usable(context) if bound == "the global batch" else range(1, limit + 1)
+    index = largest_fitting(lambda i: _fits(context, changes(values[i - 1])), len(values))
+    if not index:
+        return Fit(key, now, 0, "memory", sheet_of(context, changes(values[0])), None)
+    largest = values[index - 1]
     override = f"{key}={largest}"
-    if key == "trainer.micro_batch" and not any_global_batch:
-        override = f"{key}={_usable(context, largest)} trainer.accumulation=auto"
-    return Fit(key, now, largest, sheet_of(context, {key: largest}), override)
+    if key == "trainer.micro_batch":
+        override += f" trainer.accumulation={changes(largest)['trainer.accumulation']}"
+    elif key == "collator.max_length":
+        # solved anew for longer rows it would become smaller
+        override += f" trainer.micro_batch={spec.trainer.micro_batch}"
+    reached = bound if index == len(values) else "memory"
+    return Fit(key, now, largest, reached, sheet_of(context, changes(largest)), override)
+
+
+def _batch(context: Context, micro: int, passes: int | None = None) -> dict[str, Any]:
+    """A micro batch with what follows from it; `passes` where it is not the global batch's."""
+    trainer, rows = context.spec.trainer, int(context.spec.evaluation.micro_batch)
+    share = int(trainer.micro_batch) * int(trainer.accumulation)
+    if rows in (int(trainer.micro_batch), 2 * int(trainer.micro_batch)):
+        rows = micro  # it follows the micro batch, and is no larger than it must be
+    return {
+        "trainer.micro_batch": micro,
+        "trainer.accumulation": passes or max(1, share // micro),
+        "evaluation.micro_batch": rows,
+    }
 
 
 def largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
@@ -121,21 +151,24 @@ def largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
     return low
 
 
-def _limit(context: Context, key: str) -> int:
+def _limit(context: Context, key: str, any_global_batch: bool) -> tuple[int, str]:
+    """The largest value that is tried, and what sets it."""
     model = context.facts.model
     assert model is not None  # noqa: S101 - the sheet was made
     if key == "collator.max_length":
-        return model.context or _MOST
+        return (model.context, "the model's context") if model.context else (_MOST, "nothing")
     if key == "lora.r":
-        return model.hidden
-    return 4096
+        return model.hidden, "the model's width"
+    if key == "trainer.micro_batch" and not any_global_batch:
+        return _usable(context)[-1], "the global batch"
+    return _MOST_ROWS, "what is tried"
 
 
-def _usable(context: Context, largest: int) -> int:
-    """The largest micro batch up to `largest` that the global batch is a multiple of."""
-    spec = context.spec
-    share = int(spec.trainer.global_batch) // int(spec.launch.processes)
-    return max(n for n in range(1, min(share, largest) + 1) if share % n == 0) if share else 1
+def _usable(context: Context) -> list[int]:
+    """Micro batches that the global batch of a process is a multiple of."""
+    trainer = context.spec.trainer
+    share = int(trainer.micro_batch) * int(trainer.accumulation)
+    return [n for n in range(1, share + 1) if share % n == 0]
 
 
 def _fits(context: Context, changes: Mapping[str, Any]) -> bool:
@@ -161,27 +194,28 @@ Change = tuple[str, dict[str, Any]]
 
 def _ladder(context: Context) -> Iterator[Change]:
     """Changes from harmless to drastic: first the speed pays, then the numbers."""
-    quick = [
-        _evaluation(context),
-        *_micro(context),
-        *_flag(context, "trainer.gradient_checkpointing", True),
-        *_lean_loss(context),
-    ]
-    yield from quick
+    smaller = list(_micro(context))
+    lean = (*_checkpointing(context), *_lean_loss(context))
+    yield from (_evaluation(context), *smaller, *lean)
     together: Change = ("", {})
-    for change in (*_flag(context, "trainer.gradient_checkpointing", True), *_lean_loss(context)):
+    for change in lean:
         together = _both(together, change)
         yield together
-        for smaller in _micro(context):
-            yield _both(together, smaller)
-    smallest = _both(together, list(_micro(context))[-1]) if list(_micro(context)) else together
-    for change in _lighter(context):
+        for micro in smaller:
+            yield _both(together, micro)
+    smallest = _both(together, smaller[-1]) if smaller else together
+    for change in (*_sharded(context), *_lighter_state(context), *_lighter(context)):
+        yield change
         yield _both(together, change)
         yield _both(smallest, change)
     length = int(context.spec.collator.max_length)
-    while length > 256:
+    while length > _SHORT:
         length //= 2
         yield _both(smallest, (f"collator.max_length={length}", {"collator.max_length": length}))
+
+
+_SHORT = 256
+"""Rows are not cut below this for the sake of memory."""
 
 
 def _both(one: Change, other: Change) -> Change:
@@ -195,27 +229,22 @@ def _evaluation(context: Context) -> Change:
 
 def _micro(context: Context) -> Iterator[Change]:
     """Smaller micro batches of the same global batch."""
-    trainer = context.spec.trainer
-    micro, passes = int(trainer.micro_batch), int(trainer.accumulation)
-    for smaller in range(micro - 1, 0, -1):
-        if (micro * passes) % smaller == 0:
-            text = f"trainer.micro_batch={smaller} trainer.accumulation=auto"
-            rows = int(context.spec.evaluation.micro_batch)
-            yield (
-                text,
-                {
-                    "trainer.micro_batch": smaller,
-                    "trainer.accumulation": micro * passes // smaller,
-                    # `auto` follows the micro batch; a number of the user's own stays
-                    "evaluation.micro_batch": 2 * smaller if rows == 2 * micro else rows,
-                },
-            )
+    for smaller in reversed(_usable(context)):
+        if smaller < int(context.spec.trainer.micro_batch):
+            changes = _batch(context, smaller)
+            passes = changes["trainer.accumulation"]
+            yield f"trainer.micro_batch={smaller} trainer.accumulation={passes}", changes
 
 
-def _flag(context: Context, key: str, value: Any) -> Iterator[Change]:
-    section, _, name = key.partition(".")
-    if getattr(getattr(context.spec, section), name) != value:
-        yield f"{key}={str(value).lower()}", {key: value}
+def _checkpointing(context: Context) -> Iterator[Change]:
+    if can_recompute(context.spec) and not context.spec.trainer.gradient_checkpointing:
+        key = "trainer.gradient_checkpointing"
+        yield f"{key}=true", {key: True}
+
+
+def can_recompute(spec: RunSpec) -> bool:
+    """Prefix tuning puts its tokens into the cache, which recomputed layers do not have."""
+    return not isinstance(spec.lora, PrefixTuning)
 
 
 def _lean_loss(context: Context) -> Iterator[Change]:
@@ -225,15 +254,67 @@ def _lean_loss(context: Context) -> Iterator[Change]:
         yield "trainer.loss_kernel=chunked", {"trainer.loss_kernel": "chunked"}
 
 
-def _lighter(context: Context) -> Iterator[Change]:
-    """What changes numbers: a quantized base under an adapter, an adapter in place of all."""
-    spec = context.spec
-    full = isinstance(spec.lora, NoAdapter)
-    if isinstance(spec.model, ScratchModel) or not isinstance(spec.quantization, NoQuantization):
+def _is_sharded(spec: RunSpec) -> bool:
+    return not isinstance(spec.deepspeed, NoDeepSpeed) or not isinstance(spec.fsdp, NoFsdp)
+
+
+def _sharded(context: Context) -> Iterator[Change]:
+    """Weights divided over the devices that are there."""
+    spec, machine = context.spec, context.spec.hardware
+    devices = machine.count if isinstance(machine, Device) and machine.device == "cuda" else 1
+    plain = isinstance(spec.quantization, NoQuantization)
+    eight_bit = isinstance(spec.optimizer, BitsAndBytesOptimizer)
+    if devices < 2 or _is_sharded(spec) or not plain or eight_bit:  # LF420, LF421
         return
-    ways = ("lora=small", "lora=small quantization=4bit")
-    for words in ways if full else ("quantization=8bit", "quantization=4bit"):
+    share = int(spec.trainer.global_batch) // devices
+    words = "launch=torchrun fsdp=full_shard"
+    if share * devices != int(spec.trainer.global_batch):
+        return
+    most = int(spec.trainer.micro_batch)
+    micro = max(n for n in range(1, share + 1) if share % n == 0 and n <= most)
+    yield (
+        f"{words} trainer.micro_batch={micro} trainer.accumulation={share // micro}",
+        {
+            "launch.processes": devices,
+            "fsdp.": _shipped(spec, "fsdp=full_shard"),
+            **_batch(context, micro, share // micro),
+        },
+    )
+
+
+def _lighter_state(context: Context) -> Iterator[Change]:
+    """Optimizer state in 8 bits, the same method otherwise."""
+    spec, machine = context.spec, context.spec.hardware
+    on_gpu = isinstance(machine, Device) and machine.device == "cuda"
+    if isinstance(spec.optimizer, AdamW) and on_gpu and not _is_sharded(spec):
+        chosen = _shipped(spec, "optimizer=adamw_8bit")
+        rate = spec.optimizer.lr
+        yield f"optimizer=adamw_8bit optimizer.lr={rate}", {"optimizer.": chosen}
+
+
+def _lighter(context: Context) -> Iterator[Change]:
+    """What changes numbers: a base of fewer bits, an adapter in place of all, a smaller rank."""
+    spec = context.spec
+    if isinstance(spec.lora, LowRank):
+        rank = spec.lora.r
+        while rank > 1:
+            rank //= 2
+            yield f"lora.r={rank}", {"lora.r": rank}
+    if isinstance(spec.model, ScratchModel) or _is_sharded(spec):
+        return
+    full = isinstance(spec.lora, NoAdapter)
+    ways: tuple[str, ...] = ("quantization=8bit", "quantization=4bit")
+    if isinstance(spec.quantization, BitsAndBytes):
+        ways = ("quantization=4bit",) if spec.quantization.bits == 8 else ()
+    elif not isinstance(spec.quantization, NoQuantization):
+        return
+    elif full:
+        ways = ("lora=small", "lora=small quantization=4bit")
+    for words in ways:
+        # formats as they are derived over such a base
         changes: dict[str, Any] = {"precision.weights": spec.precision.compute}
+        if "quantization" in words:
+            changes |= {"precision.norms": "float32", "precision.embeddings": "float32"}
         for word in words.split():
             changes[f"{word.partition('=')[0]}."] = _shipped(spec, word)
         yield words, changes

@@ -9,6 +9,7 @@ from llmforge.compiler.memory.fit import sheet_of, smallest_change
 from llmforge.compiler.memory.sheet import Sheet, gib
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic
+from llmforge.schema.precision import BitsAndBytes
 
 _SHOWN = 4
 
@@ -34,11 +35,19 @@ def more_memory_than_there_is(context: Context) -> Iterator[Diagnostic]:
         key="hardware.memory_gib",
         notes=(
             f"largest parts: {_parts(sheet)}",
-            *((f"with the hint: {gib(found[1].needed)}",) if found else ()),
+            *_experts(context),
             *(() if found else ("nothing that was tried fits: a smaller model, or more devices",)),
         ),
         hint=found[0] if found else None,
     )
+
+
+def _experts(context: Context) -> Iterator[str]:
+    """bitsandbytes packs linear modules, and experts are none."""
+    model = context.facts.model
+    if model and model.experts and isinstance(context.spec.quantization, BitsAndBytes):
+        share = model.expert_parameters / model.parameters
+        yield f"experts are no linear modules: {share:.0%} of the weights stay as they are"
 
 
 def _parts(sheet: Sheet) -> str:

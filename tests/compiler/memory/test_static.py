@@ -147,7 +147,7 @@ def test_whole_logits_take_twelve_bytes_per_token_and_word(solved):
 
     found = loss_memory(context.facts.model, context.spec, 4, 512, 8)
 
-    assert (found.kept, found.forward, found.backward) == (4 * words, 10 * words, 12 * words)
+    assert (found.forward, found.backward) == (10 * words, 12 * words)
     assert found.evaluation == 6 * 2 * words
 
 
