@@ -28,16 +28,16 @@ def test_a_solved_value():
         "trainer.micro_batch = 32",
         "",
         "set by",
-        "  now  derived by derive_batch      32   largest divisor of 32 samples per process within "
+        "  now  derived by derive_memory     32   largest divisor of 32 samples per process within "
         "16,384 tokens per forward pass (from trainer.global_batch, launch.processes, "
-        "collator.max_length)",
+        "hardware.memory_gib, facts.model, collator.max_length, precision, lora)",
         "  over conf/trainer/default.yaml:7  auto",
         "",
         "Samples per device and forward pass.",
         "type: whole number >= 1 or `auto`",
         "effect: numerics; changing it runs train, evaluate again",
         "",
-        "read by: derive_batch, LF204, lower",
+        "read by: derive_memory, derive_batch, derive_evaluation_batch, LF204, lower",
         "handed on as: training_arguments.per_device_train_batch_size",
     ]
 
@@ -66,7 +66,7 @@ def test_every_writer_is_named_the_last_first():
 
 
 def test_a_value_of_the_worker_alone():
-    text = explain("paths.runs", [], ())
+    text = explain("checkpoint.hub_private", [], ())
 
     assert "read by: the worker" in text
     assert "changing it runs nothing again" in text

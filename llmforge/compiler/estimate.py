@@ -113,7 +113,9 @@ def _memory(context: Context) -> Iterator[Derived]:
     yield Derived("memory.peak_phase", sheet.peak_phase, "the largest total", reads)
     yield Derived("memory.peak_bytes", sheet.peak, why, reads)
     yield Derived("memory.outside_bytes", sheet.outside, "driver and libraries", ("hardware",))
-    yield Derived("memory.slack_bytes", sheet.slack, "gaps between blocks", ("memory.peak_bytes",))
+    yield Derived(
+        "memory.slack_bytes", sheet.slack, "gaps between blocks", ("estimate.memory.peak_bytes",)
+    )
     yield Derived("memory.available_bytes", sheet.available, "of one device", ("hardware",))
 
 

@@ -77,9 +77,10 @@ def choose(plan: Plan, run: RunFolder, say: Say) -> Checkpoint | None:
     Raises:
         ResumeRefused: the newest whole checkpoint is another run's.
     """
+    wanted = plan.spec.checkpoint.resume
     checkpoints.tidy(run.checkpoint_folder)
     for found in checkpoints.scan(run.checkpoint_folder):
-        if not plan.spec.checkpoint.resume:
+        if not wanted:
             # later steps of an abandoned attempt would be taken for this one's
             checkpoints.remove(found)
             continue

@@ -104,7 +104,6 @@ def ours(tokenizer: Any, rows: list[dict[str, Any]]) -> list[tuple[list[int], li
         truncation="refuse",
         packing="none",
         pad_to_multiple=8,
-        separator="\n",
     )
     plan: Any = SimpleNamespace(spec=SimpleNamespace(collator=spec))
     found = chat_sample([Row("x", n, row) for n, row in enumerate(rows, 1)], tokenizer, plan)

@@ -33,7 +33,8 @@ def plan(revision: str = COMMIT) -> Any:
         "dtype": "float32",
         "attn_implementation": "sdpa",
     }
-    spec = SimpleNamespace(seed=1, quantization=SimpleNamespace(kind="none"))
+    none = SimpleNamespace(kind="none")
+    spec = SimpleNamespace(seed=1, quantization=none, hooks=none)
     return SimpleNamespace(lowered={"model": lowered}, spec=spec)
 
 

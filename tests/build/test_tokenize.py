@@ -64,12 +64,11 @@ def plan_of(kind: str, **changes: Any) -> Any:
         "truncation": "right",
         "packing": "none",
         "pad_to_multiple": 8,
-        "separator": "\n",
     }
     own = {
         "chat": {"turns": "all", "train_end_of_turn": True},
-        "completion": {"prefix_end": None},
-        "lm": {},
+        "completion": {"prefix_end": None, "separator": "\n"},
+        "lm": {"separator": "\n"},
     }
     spec = registry.component("collator", kind).spec(**values | own[kind] | changes)
     return SimpleNamespace(spec=SimpleNamespace(collator=spec))

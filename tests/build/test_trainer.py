@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
@@ -303,7 +304,9 @@ class TestNonFinite:
     def test_loss_scaling_may_overflow_for_a_while(self, trainer_for, monkeypatch):
         trainer = trainer_for()
         trainer.accelerator.scaler = object()
-        monkeypatch.setattr(module.Trainer, "_get_grad_norm", lambda *_: torch.tensor(math.inf))
+        monkeypatch.setattr(
+            transformers.Trainer, "_get_grad_norm", lambda *_: torch.tensor(math.inf)
+        )
         for _ in range(30):
             trainer._get_grad_norm(trainer.model)
         with pytest.raises(NonFiniteLoss, match="gradient norm is inf"):

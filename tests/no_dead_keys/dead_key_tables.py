@@ -60,6 +60,7 @@ SHARED: dict[str, str] = {
 
 CHECKED: dict[str, str] = {
     "Device.compute_capability": "what it means for a run is `bf16`; refusals name it",
+    "Device.cores": "too many data-loader processes for them are warned of",
     "Device.name": "a label for people, in plans and refusals",
     "LowRank.expect_bits": "what a preset expects of `quantization`; it only refuses",
     "TargetedAdapter.expect_modules": "what the user expects of `targets`; it only refuses",
@@ -70,6 +71,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], list[Any]]] = {
     "Device.compute_capability": (
         ("hardware=t4", "precision=bfloat16", "model.attention=flash_attention_2"), ["7.0"],
     ),
+    "Device.cores": (("hardware=cpu", "trainer.workers=4"), [8]),
     "Device.name": (("hardware=t4", "precision=bfloat16"), ["another"]),
     "LowRank.expect_bits": ((), [8]),
     "TargetedAdapter.expect_modules": ((), [1000]),

@@ -136,7 +136,9 @@ def test_a_field_that_nothing_reads_is_found(
 
     known = registry.kinds(section)
     for kind, component in known.items():
-        extended = type(component.spec.__name__, (component.spec,), {**UNUSED})
+        # of the package: fields of people's own components are all handed to their builders
+        shipped = {**UNUSED, "__module__": component.spec.__module__}
+        extended = type(component.spec.__name__, (component.spec,), shipped)
         changed = registry.Component(section, kind, extended, component.builder)
         monkeypatch.setitem(registry._components, section, {**known, kind: changed})
         name = f"{section}.unused ({kind})"

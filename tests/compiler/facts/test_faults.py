@@ -224,6 +224,6 @@ def test_weights_name_every_source(data, source):
         data("mix", sources={"a": source(), "b": source()}, weights={"a": 1.0, "c": 2.0})
     )
 
-    assert (found.code, found.key) == ("LF518", "data.weights")
+    assert (found.code, found.key) == ("LF518", "data.weights.c")
     assert found.notes == ("no weight: b", "no such source: c")
     assert found.hint == "'++data.weights={a:1.0,b:1.0}' ~data.weights.c"

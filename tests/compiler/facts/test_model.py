@@ -28,7 +28,14 @@ def offline(work, monkeypatch):
 
 
 def folder(path: str = "tiny", own_code: bool = False) -> FolderModel:
-    return FolderModel(kind="folder", path=path, trust_remote_code=own_code, attention="auto")
+    return FolderModel(
+        kind="folder",
+        path=path,
+        trust_remote_code=own_code,
+        attention="auto",
+        device_map=None,
+        offload_folder=None,
+    )
 
 
 def hub(revision: str = "main", shape: dict[str, Any] | None = None) -> HubModel:
@@ -39,6 +46,8 @@ def hub(revision: str = "main", shape: dict[str, Any] | None = None) -> HubModel
         shape=shape,
         trust_remote_code=False,
         attention="auto",
+        device_map=None,
+        offload_folder=None,
     )
 
 

@@ -46,7 +46,7 @@ def sheet(*overrides: str) -> Sheet:
 def test_what_is_foretold_is_what_a_gpu_measured(case: dict[str, object]) -> None:
     overrides = tuple(str(word) for word in case["overrides"])  # type: ignore[attr-defined]
     found = sheet(*overrides, *FIXED)
-    assert found.totals["step"] / GIB == pytest.approx(case["step_gib"], rel=0.025)
+    assert found.totals["step"] / GIB == pytest.approx(case["step_gib"], rel=0.03)
     assert found.totals["evaluation"] / GIB == pytest.approx(case["evaluation_gib"], rel=0.1)
 
 
