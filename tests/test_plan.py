@@ -295,7 +295,8 @@ def whole(overrides: tuple[str, ...], every_kind: dict[str, tuple[str, ...]]) ->
 
 CANDIDATES = [
     True, False, None, 3, 4, 8, 16, 32, 300, 0.125, 0.25, 0.5, "auto", "x", "env:OTHER", "2GB",
-    "after_build", "last", "all", "eager", "sdpa", "llama", "opt", "text", "messages", "right", "left", "refuse",
+    "after_build",
+    "last", "all", "eager", "sdpa", "llama", "opt", "text", "messages", "right", "left", "refuse",
     "float32", "bfloat16", "none", "all_only", "lora_only", "minimize", "maximize", "cuda", "cpu",
     "nf4", "fp4", "a/b", ["x"], ["y"], [0.5, 0.5], 1, 2, "train", "drop", "best_fit", "first",
     "paragraph", {"human": "user"}, {"one": 1.0, "two": 2.0},
