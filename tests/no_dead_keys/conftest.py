@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 
 # test folders are no packages, so the helpers beside this file are found by path
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_plugins_of_other_tests() -> Iterator[None]:
+    """A process that reads a data set class imports every plugin, and theirs are gone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmforge.plugins._loaded", {})
+        yield
 
 
 @pytest.fixture(scope="module")
