@@ -183,8 +183,8 @@ def _summary(plan: Plan) -> list[str]:
             f"{plan.settings['launch']['processes']})"
         )
         lines.append(
-            f"  records    {estimate['evaluations']} evaluations, "
-            f"{estimate['checkpoints']} checkpoints during training"
+            f"  records    {estimate['evaluations']} evaluations during training, "
+            f"{estimate['checkpoints']} checkpoints"
         )
     lines.append(f"  hardware   {hardware['count']} x {hardware['name']}")
     if "memory" in estimate:

@@ -11,7 +11,12 @@ from collections.abc import Iterator
 from llmforge.compiler.context import Context, Derived
 from llmforge.compiler.facts.targets import by_ending, hit_modules
 from llmforge.compiler.facts.trained import trained
-from llmforge.compiler.memory.disk import checkpoints_at_once, disk_of, most_at_once
+from llmforge.compiler.memory.disk import (
+    checkpoints_at_once,
+    checkpoints_written,
+    disk_of,
+    most_at_once,
+)
 from llmforge.compiler.memory.fit import sheet_of
 from llmforge.schema.adapter import NoAdapter, TargetedAdapter
 
@@ -41,14 +46,14 @@ def foretell(context: Context) -> list[Derived]:
             "trainer.global_batch",
             "facts.data.rows.train",
         )
-        evaluation, saving = spec.evaluation.every, spec.checkpoint.every
+        evaluation = spec.evaluation.every
         rows = facts.data.evaluation_rows if facts.data else 0
         during = facts.steps // evaluation if isinstance(evaluation, int) and rows else 0
         add("evaluations", during, "evaluations during training", "evaluation.every")
         add(
             "checkpoints",
-            facts.steps // saving if isinstance(saving, int) else 0,
-            "checkpoints written during training, before pruning",
+            checkpoints_written(spec, facts.steps),
+            "checkpoints written, the one after the last step among them, before pruning",
             "checkpoint.every",
         )
         taken = _samples(context, facts.steps)

@@ -84,11 +84,17 @@ def lean_obstacle(context: Context) -> str | None:
         return "the model is not known yet"
     if family not in LEAN_FAMILIES:
         return f"nobody has shown how `{family}` comes from its output head to its loss"
+    if not shards_head(context):
+        return None
     if isinstance(spec.fsdp, Fsdp2):
         return "FSDP holds the output head in pieces outside the model's own forward pass"
-    if isinstance(spec.deepspeed, Zero) and spec.deepspeed.stage == 3:
-        return "ZeRO stage 3 holds the output head in pieces outside its own forward pass"
-    return None
+    return "ZeRO stage 3 holds the output head in pieces outside its own forward pass"
+
+
+def shards_head(context: Context) -> bool:
+    """Is the output head in pieces outside the model's own forward pass?"""
+    zero = context.spec.deepspeed
+    return isinstance(context.spec.fsdp, Fsdp2) or (isinstance(zero, Zero) and zero.stage == 3)
 
 
 def liger_obstacle(context: Context) -> str | None:

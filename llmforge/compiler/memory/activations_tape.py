@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "bool": 1, "int64": 8}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "bool": 1, "int64": 8}
 
 
 @dataclass(eq=False)
@@ -52,7 +52,7 @@ class Weight:
 
 def size(count: int, format_: str) -> int:
     """Bytes of so many numbers."""
-    return count * _SIZE[format_]
+    return count * BYTES[format_]
 
 
 def wider(one: str, other: str) -> str:

@@ -42,16 +42,27 @@ def disk_of(context: Context) -> Disk | None:
     return disk(context.spec, static) if static else None
 
 
+def checkpoints_written(spec: RunSpec, steps: int | None) -> int | None:
+    """How many a run writes, before pruning; None where it is not known how often.
+
+    The Trainer that saves by steps saves after the last one as well.
+    """
+    every = spec.checkpoint.every
+    if every is None:
+        return 0
+    if not isinstance(every, int) or steps is None:
+        return None
+    return -(-steps // every)
+
+
 def checkpoints_at_once(spec: RunSpec, steps: int | None) -> int | None:
     """Most checkpoints that lie on the disk together; None where it is not known how often.
 
     They are pruned after the next one is written, and the best one is kept beside the newest.
     """
-    every = spec.checkpoint.every
-    if not isinstance(every, int) or steps is None:
-        return None
+    written = checkpoints_written(spec, steps)
     kept = spec.checkpoint.keep + (1 if spec.checkpoint.best else 0)
-    return min(steps // every, kept + 1)
+    return None if written is None else min(written, kept + 1)
 
 
 def most_at_once(spec: RunSpec, sizes: Disk, steps: int | None) -> int | None:

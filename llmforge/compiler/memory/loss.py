@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmforge.compiler.facts.families import ModelFacts
-from llmforge.compiler.memory.static import BYTES
+from llmforge.compiler.memory.activations_tape import BYTES
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import NoAdapter, TargetedAdapter
 from llmforge.schema.train import LmTrainer

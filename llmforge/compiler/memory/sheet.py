@@ -18,8 +18,9 @@ from typing import Any
 from llmforge.compiler.facts.families import ModelFacts
 from llmforge.compiler.facts.targets import hit_modules
 from llmforge.compiler.memory.activations import Activations, ForwardPass, activations
+from llmforge.compiler.memory.activations_tape import BYTES
 from llmforge.compiler.memory.loss import LossMemory, loss_memory
-from llmforge.compiler.memory.static import BYTES, Static, static_memory
+from llmforge.compiler.memory.static import Static, static_memory
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import LowRank, PromptTuning, TargetedAdapter
 from llmforge.schema.precision import NoQuantization
@@ -108,7 +109,7 @@ def memory_sheet(
     workspace = WORKSPACE if machine.device == "cuda" else 0
     always = {**static.held, "workspace": workspace}
     moment, step = _step(model, spec, asked, static, always, kept, loss)
-    casts = 0 if _is_sharded(spec) else kept.forward_casts
+    casts = 0 if is_sharded(spec) else kept.forward_casts
     forward = forward_scratch(model, spec, asked, evaluation_rows, length) + casts
     evaluation = {"logits_and_loss": loss.evaluation}
     if forward > loss.evaluation:
@@ -136,7 +137,7 @@ def _sharing(spec: RunSpec, machine: Device) -> int:
     return int(spec.launch.processes) if machine.device == "cpu" else 1
 
 
-def _is_sharded(spec: RunSpec) -> bool:
+def is_sharded(spec: RunSpec) -> bool:
     """Engines that hold weights in the compute format themselves, so that autocast copies none."""
     return isinstance(spec.deepspeed, Zero) or isinstance(spec.fsdp, Fsdp2)
 
@@ -177,7 +178,7 @@ def _step(
 ) -> tuple[str, Terms]:
     """The largest moment of an optimizer step, and its terms."""
     earlier = static.gradients if int(spec.trainer.accumulation) > 1 else 0
-    sharded = _is_sharded(spec)
+    sharded = is_sharded(spec)
     casts = 0 if sharded else kept.weight_casts - loss.head_cast
     passed = {
         **always,

@@ -16,13 +16,12 @@ from typing import Any
 from llmforge.compiler.facts.families import LinearModule, ModelFacts
 from llmforge.compiler.facts.targets import hit_modules
 from llmforge.compiler.facts.trained import trained
+from llmforge.compiler.memory.activations_tape import BYTES
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import NoAdapter, TargetedAdapter, Vera
 from llmforge.schema.optim import Adafactor, AdamW8bit, AdamWPaged, Lion, Muon, Sgd
 from llmforge.schema.precision import BitsAndBytes, Gptq
 from llmforge.schema.run import Fsdp2, Zero
-
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 _BLOCK = 64
 """Weights that share a constant under bitsandbytes' 4 bits."""
@@ -69,10 +68,6 @@ class Static:
     """What lies in main memory instead: offloaded shards, paged states."""
     whole: Mapping[str, int]
     """`weights`, `adapter` and `state` of all devices together, as they are written."""
-
-    @property
-    def total(self) -> int:
-        return sum(self.held.values())
 
 
 def static_memory(
@@ -224,7 +219,7 @@ def _frozen_beside(model: ModelFacts, spec: RunSpec) -> int:
     return 4 * adapter.r * widest
 
 
-def trained_modules(model: ModelFacts, spec: RunSpec) -> tuple[LinearModule, ...]:
+def _trained_modules(model: ModelFacts, spec: RunSpec) -> tuple[LinearModule, ...]:
     """Linear modules whose own weights are trained, or that carry an adapter."""
     if isinstance(spec.lora, TargetedAdapter):
         return hit_modules(model, spec.lora)
@@ -252,7 +247,7 @@ def _optimizer(
         return (0, bytes_, 0) if chosen.paged else (bytes_, 0, 0)
     if isinstance(chosen, Adafactor):
         # row and column means; the update and its square are whole
-        factored = sum(m.out_features + m.in_features for m in trained_modules(model, spec))
+        factored = sum(m.out_features + m.in_features for m in _trained_modules(model, spec))
         return 4 * factored, 0, 2 * 4 * largest
     if isinstance(chosen, Sgd):
         return (count * size if chosen.momentum else 0), 0, 0
@@ -265,7 +260,7 @@ def _optimizer(
 
 def _largest_of_adapter(model: ModelFacts, spec: RunSpec) -> int:
     rank = int(getattr(spec.lora, "r", 1))
-    widths = [max(m.out_features, m.in_features) for m in trained_modules(model, spec)]
+    widths = [max(m.out_features, m.in_features) for m in _trained_modules(model, spec)]
     return rank * max(widths, default=model.hidden)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmforge.compiler.context import Context
-from llmforge.compiler.memory.fit import sheet_of, smallest_change
+from llmforge.compiler.memory.fit import sheet_of
+from llmforge.compiler.memory.remedies import smallest_change
 from llmforge.compiler.memory.sheet import Sheet, gib
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic
@@ -38,7 +39,7 @@ def more_memory_than_there_is(context: Context) -> Iterator[Diagnostic]:
             *_experts(context),
             *(() if found else ("nothing that was tried fits: a smaller model, or more devices",)),
         ),
-        hint=found[0] if found else None,
+        hint=found,
     )
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmforge.compiler.context import Context
-from llmforge.compiler.derive.kernels import dropped_term, lean_obstacle, liger_obstacle
+from llmforge.compiler.derive.kernels import (
+    dropped_term,
+    lean_obstacle,
+    liger_obstacle,
+    shards_head,
+)
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic, Severity
-from llmforge.schema.run import Fsdp2, Zero
 from llmforge.schema.train import LmTrainer
 
 _KEY = "trainer.loss_kernel"
@@ -20,11 +24,6 @@ def _kernel(context: Context) -> str | None:
     return trainer.loss_kernel if isinstance(trainer, LmTrainer) else None
 
 
-def _sharded(context: Context) -> bool:
-    zero = context.spec.deepspeed
-    return isinstance(context.spec.fsdp, Fsdp2) or (isinstance(zero, Zero) and zero.stage == 3)
-
-
 @rule("LF330", "loss by chunks for a model nobody has tried")
 def unknown_way_to_the_loss(context: Context) -> Iterator[Diagnostic]:
     """A loss without whole logits stands in for the model's own, so it must know all that happens
@@ -34,7 +33,7 @@ def unknown_way_to_the_loss(context: Context) -> Iterator[Diagnostic]:
     train with `trainer.loss_kernel=full`. A model whose config.json is not here is a warning, and
     the run refuses it before its first step.
     """
-    if _kernel(context) not in ("chunked", "liger") or _sharded(context):
+    if _kernel(context) not in ("chunked", "liger") or shards_head(context):
         return
     obstacle = lean_obstacle(context)
     if obstacle is not None:
@@ -55,7 +54,7 @@ def sharded_head(context: Context) -> Iterator[Diagnostic]:
     apart again. A loss by chunks uses the output head later, chunk by chunk, when only a piece of
     it is there.
     """
-    if _kernel(context) in ("chunked", "liger") and _sharded(context):
+    if _kernel(context) in ("chunked", "liger") and shards_head(context):
         yield Diagnostic(
             "LF331",
             f"loss kernel `{_kernel(context)}` with an output head that is held in pieces",
