@@ -59,7 +59,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the ways in import what a verb needs inside that verb
     "__init__": {"version"},
     "__main__": {"cli"},
-    "cli": set(),
+    "cli": {"verbs"},
+    "verbs": set(),
     "app": set(),
 }
 
@@ -76,6 +77,7 @@ MAY_IMPORT_LATER: dict[str, set[str]] = {
     "run": {"stages", "build", "compiler", "diff"},
     "__init__": set(MAY_IMPORT),
     "cli": set(MAY_IMPORT),
+    "verbs": set(MAY_IMPORT),
     "app": set(MAY_IMPORT),
 }
 

@@ -20,14 +20,17 @@ from llmforge.schema.base import (
     SecretRef,
     Spec,
 )
+from llmforge.schema.checkpoint import CheckpointSpec
 from llmforge.schema.collate import CollatorSpec
 from llmforge.schema.data import Rows
+from llmforge.schema.evaluation import EvaluationSpec
 from llmforge.schema.experiment import ExperimentSpec
 from llmforge.schema.extension import Callbacks, Metrics
+from llmforge.schema.generation import GenerationSpec
 from llmforge.schema.model import ModelSpec, TokenizerSpec
 from llmforge.schema.optim import OptimizerSpec, ScheduleSpec
 from llmforge.schema.precision import PrecisionSpec, QuantizationSpec
-from llmforge.schema.train import CheckpointSpec, EvaluationSpec, GenerationSpec, TrainerSpec
+from llmforge.schema.train import TrainerSpec
 
 
 class DeepSpeedSpec(Spec):

@@ -1,7 +1,7 @@
-"""Schema of the run itself: trainer, evaluation, checkpoint, generation.
+"""Schema of the training loop.
 
-In: nothing. Out: spec classes for those sections. Lengths are optimizer steps unless a field
-says otherwise; intervals are steps, a share of the run (`10%`), `epoch`, or null.
+In: nothing. Out: spec classes for `trainer`. Lengths are optimizer steps unless a field says
+otherwise; intervals are steps, a share of the run (`10%`), `epoch`, or null.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from llmforge.schema.base import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
-    SecretRef,
     Spec,
 )
 
@@ -68,64 +67,3 @@ class LmTrainer(TrainerSpec):
     """Causal language modelling: next-token cross-entropy on tokens with labels."""
 
     kind: Literal["lm"]
-
-
-class EvaluationSpec(Spec):
-    """What is measured on held-out rows."""
-
-    effect = Effect.EVALUATION
-
-    every: Interval
-    """How often during training; the end is always evaluated when there is evaluation data."""
-    at_start: bool
-    """Measure the untrained model as well, as the baseline."""
-    micro_batch: Annotated[PositiveInt | Auto, Effect.SPEED]
-    """Samples per device and forward pass in evaluation."""
-    exact_match_rows: NonNegativeInt
-    """Rows answered by greedy generation and compared with the reference answer; 0 turns it off."""
-    samples: NonNegativeInt
-    """Sample answers printed and logged at the end."""
-
-
-class CheckpointSpec(Spec):
-    """What is kept."""
-
-    effect = Effect.BOOKKEEPING
-
-    every: Interval
-    """How often a resumable checkpoint is written; the final model is always written."""
-    keep: PositiveInt
-    """Checkpoints kept; older ones are pruned, the best one never."""
-    best: Annotated[str | None, Effect.NUMERICS]
-    """Metric that picks the final model (`eval_loss`); null keeps the last state."""
-    best_direction: Annotated[Literal["minimize", "maximize"], Effect.NUMERICS]
-    """Whether the smaller or the larger metric is the better one."""
-    resume: bool
-    """Continue from the newest checkpoint when the run folder holds an interrupted run."""
-    max_shard_size: str = Field(pattern=r"^\d+(\.\d+)?\s?[KMG]B$")
-    """Largest weight file, such as `5GB`."""
-    hub_push: bool
-    """Upload the final model (the adapter alone under LoRA) after training."""
-    hub_repository: str | None
-    """Where to: `owner/name`."""
-    hub_private: bool
-    """Make the repository private when it does not exist yet."""
-    hub_token: SecretRef
-    """`env:NAME` of the variable that holds the token."""
-
-
-class GenerationSpec(Spec):
-    """How answers are generated (`llmforge generate`, sample answers)."""
-
-    effect = Effect.EVALUATION
-
-    max_new_tokens: PositiveInt
-    """Longest answer in tokens."""
-    sample: bool
-    """Draw from the distribution; false is greedy. Exact match is always greedy."""
-    temperature: Annotated[float, Field(gt=0.0)]
-    """Divides the logits before sampling: below 1 is more certain, above 1 more varied."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)]
-    """Draw from the fewest tokens whose probabilities reach this sum; 1 draws from all."""
-    repetition_penalty: Annotated[float, Field(gt=0.0)]
-    """Divides the logits of tokens that were used already; 1 is off."""

@@ -10,9 +10,10 @@ from pydantic import TypeAdapter, ValidationError
 from llmforge.registry import Component, component, kinds, register
 from llmforge.schema import SECTIONS, SINGLE, Effect
 from llmforge.schema.base import Interval, SecretRef, Spec, Warmup, share_of, spec_fields
+from llmforge.schema.evaluation import EvaluationSpec
 from llmforge.schema.optim import AdamW
 from llmforge.schema.run import Scalars
-from llmforge.schema.train import EvaluationSpec, TrainerSpec
+from llmforge.schema.train import TrainerSpec
 
 
 def accepts(kind: object, value: object) -> bool:

@@ -8,11 +8,13 @@ import pytest
 
 from llmforge.registry import kinds
 from llmforge.schema import SECTIONS, SINGLE, Spec
+from llmforge.schema.checkpoint import CheckpointSpec
 from llmforge.schema.data import JsonlData
 from llmforge.schema.docs import docs_of, field_doc, field_type
+from llmforge.schema.evaluation import EvaluationSpec
 from llmforge.schema.optim import AdamW
 from llmforge.schema.run import Scalars
-from llmforge.schema.train import CheckpointSpec, EvaluationSpec, LmTrainer
+from llmforge.schema.train import LmTrainer
 
 
 def all_specs() -> list[type[Spec]]:
