@@ -13,26 +13,48 @@ from collections.abc import Sequence
 
 _EXIT = {"worst": 0}
 
+_MULTIRUN = ("-m", "--multirun")
+
 
 def hydra_train(args: Sequence[str]) -> int:
     """`llmforge train` with a Hydra flag among its arguments."""
+    dirs, rest = _config_dirs(args)
+    words = [word for word in rest if word not in _MULTIRUN]
+    own_sweeper = any(word.startswith("hydra/sweeper=") for word in words)
+    if len(words) < len(rest) and not own_sweeper and not any(w.startswith("-") for w in words):
+        return sweep(words, dirs)
+    return _hydra(rest, dirs)
+
+
+def sweep(overrides: Sequence[str], dirs: Sequence[str], dry: bool = False) -> int:
+    """`llmforge sweep`, and `llmforge train -m`.
+
+    Raises:
+        ConfigRefused: the sweep cannot work.
+    """
+    from llmforge.sweep.session import run_sweep
+
+    return run_sweep(overrides, dirs, lambda own: _hydra(["-m", *own], []), dry)
+
+
+def _hydra(args: Sequence[str], dirs: Sequence[str]) -> int:
+    """Hydra's own command line: its flags, its multirun, its launchers."""
     import hydra
     from omegaconf import DictConfig
 
     from llmforge.compose import config_root
 
-    dirs, rest = _config_dirs(args)
     _EXIT["worst"] = 0
 
-    def job(_: DictConfig) -> int:
+    def job(_: DictConfig) -> object:
         from hydra.core.hydra_config import HydraConfig
 
-        return _run(list(HydraConfig.get().overrides.task), dirs)
+        return _job(list(HydraConfig.get().overrides.task), list(dirs))
 
     run = hydra.main(version_base="1.3", config_path=str(config_root()), config_name="config")(job)
     saved = sys.argv
     # Hydra reads its flags from argv; a user's folder is a config dir for it as well
-    sys.argv = ["llmforge train", *(w for d in dirs[:1] for w in ("--config-dir", d)), *rest]
+    sys.argv = ["llmforge train", *(w for d in dirs[:1] for w in ("--config-dir", d)), *args]
     try:
         run()
     except SystemExit as refused:
@@ -42,6 +64,15 @@ def hydra_train(args: Sequence[str]) -> int:
     finally:
         sys.argv = saved
     return _EXIT["worst"]
+
+
+def _job(overrides: list[str], dirs: list[str]) -> object:
+    """One job of Hydra: a trial of a sweep, or a run of its own."""
+    from llmforge.sweep.driver import trial_folder
+    from llmforge.sweep.trial import run_trial
+
+    folder = trial_folder(overrides)
+    return _run(overrides, dirs) if folder is None else run_trial(folder)
 
 
 def _run(overrides: list[str], dirs: list[str]) -> int:

@@ -24,10 +24,11 @@ from llmforge.verbs import (
     compiling,
     looking,
     running,
+    sweeping,
     tell,
 )
 
-FAMILIES = (compiling, running, asking, looking)
+FAMILIES = (compiling, running, sweeping, asking, looking)
 """Modules of verbs, in the order of `llmforge --help`."""
 
 _HYDRA_FLAGS = frozenset(

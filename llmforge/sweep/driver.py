@@ -1,0 +1,172 @@
+"""The driver of a sweep: what is to run, in batches, through whatever launches jobs.
+
+In: a definition, its points, and `launch`, which takes the overrides of some jobs and comes back
+when they are done (a Hydra launcher's `launch`). Out: `Swept`: every point with what came of it.
+
+The driver keeps nothing in memory that the run folders do not say: killed and started again, it
+looks at the folders and goes on. It never raises for a trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmforge.diagnostics import ConfigRefused, Diagnostic
+from llmforge.run.folder import RunFolder
+from llmforge.sweep.definition import Definition
+from llmforge.sweep.folder import SweepFolder
+from llmforge.sweep.preflight import Point, State, plan_of, refusals
+from llmforge.sweep.trial import Trial, trial_of
+
+JOB = "sweep_trial"
+"""Key of the override that tells a job its run folder."""
+
+Launch = Callable[[list[list[str]], int], Sequence[Any]]
+"""Overrides of each job and the number of the first one -> when all of them are done."""
+
+
+@dataclass
+class Swept:
+    """A sweep after its last trial."""
+
+    definition: Definition
+    points: list[Point]
+    trials: dict[str, Trial] = field(default_factory=dict)
+    """Run id -> what came of it."""
+    stopped: Diagnostic | None = None
+    """Why trials were left out."""
+
+    @property
+    def best(self) -> Trial | None:
+        """The finished trial with the best objective; of equal ones the first."""
+        finished = [
+            trial
+            for point in self.points
+            if point.run_id and (trial := self.trials.get(point.run_id)) is not None
+            if trial.is_finished and self.definition.objective in trial.figures
+        ]
+        choose = min if self.definition.direction == "minimize" else max
+        return choose(
+            finished, key=lambda trial: trial.figures[self.definition.objective], default=None
+        )
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every point that can work has a result, 1 otherwise."""
+        wanted = {p.run_id for p in self.points if p.run_id}
+        done = {run for run, trial in self.trials.items() if trial.is_finished}
+        return 0 if wanted <= done else 1
+
+
+def drive(
+    definition: Definition,
+    points: list[Point],
+    launch: Launch,
+    at_once: int = 1,
+    tell: Callable[[Trial], None] = lambda _: None,
+) -> Swept:
+    """Run what is left of a sweep.
+
+    Args:
+        at_once: jobs handed to `launch` at a time.
+        tell: called with each trial when its batch is done.
+
+    Raises:
+        ConfigRefused: points are refused and the sweep is to stop then (LF715), another process
+            drives it (LF714), its folder is another sweep's (LF713).
+    """
+    if definition.spec.refused == "stop" and (refused := refusals(points)):
+        raise ConfigRefused(refused)
+    folder = SweepFolder(definition.folder)
+    with folder.lock():
+        folder.claim(definition)
+        folder.write_points([point.to_dict() for point in points])
+        swept = Swept(definition, points, _known(points, folder))
+        watch = EqualFailures(definition.spec.equal_failures)
+        started = 0
+        for batch in _batches((point for point in points if point.runs), at_once):
+            ready = [RunFolder.create(plan_of(definition, point)).path for point in batch]
+            launch([[f"+{JOB}={_quoted(path)}"] for path in ready], started)
+            started += len(batch)
+            for path in ready:
+                trial = trial_of(path)
+                swept.trials[trial.run_id] = trial
+                tell(trial)
+                swept.stopped = swept.stopped or watch.add(trial)
+            if swept.stopped is not None:
+                folder.stop(swept.stopped.to_dict())
+                break
+            if any(swept.trials[path.name].status == "interrupted" for path in ready):
+                break
+    return swept
+
+
+class EqualFailures:
+    """Counts trials in a row that fail for one reason."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._row: list[Trial] = []
+
+    def add(self, trial: Trial) -> Diagnostic | None:
+        """LF716 once the row is long enough."""
+        if not trial.is_failed:
+            if trial.is_finished:
+                self._row = []
+            return None
+        if self._row and self._row[-1].code != trial.code:
+            self._row = []
+        self._row.append(trial)
+        if len(self._row) < self._limit:
+            return None
+        return Diagnostic(
+            "LF716",
+            f"{self._limit} trials in a row failed for the same reason: {trial.reason}",
+            key="sweep.equal_failures",
+            notes=(
+                f"code {trial.code}; the last of them is {trial.run_id}",
+                "the same command goes on with what is missing",
+            ),
+            hint=f"llmforge explain {trial.code}" if trial.code else None,
+        )
+
+
+def trial_folder(overrides: Sequence[str]) -> Path | None:
+    """The run folder that a job's overrides name; None for a job that is no trial."""
+    prefix = f"+{JOB}="
+    named = [text.removeprefix(prefix) for text in overrides if text.startswith(prefix)]
+    if not named:
+        return None
+    text = named[0]
+    if text[:1] == text[-1:] == "'":
+        text = text[1:-1].replace("\\'", "'").replace("\\\\", "\\")
+    return Path(text)
+
+
+def _known(points: Iterable[Point], folder: SweepFolder) -> dict[str, Trial]:
+    """Trials that were finished before."""
+    return {
+        point.run_id: trial_of(folder.path / point.run_id)
+        for point in points
+        if point.run_id and point.state is State.FINISHED
+    }
+
+
+def _batches(points: Iterable[Point], size: int) -> Iterator[list[Point]]:
+    batch: list[Point] = []
+    for point in points:
+        batch.append(point)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _quoted(path: Path) -> str:
+    """A path as an override's value, whatever characters it has."""
+    text = path.as_posix().replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"

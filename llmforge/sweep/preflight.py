@@ -1,0 +1,186 @@
+"""Before the first trial: every point compiled, checked, deduplicated, looked up and priced.
+
+In: a `Definition`. Out: `Point`s in the order of the grid, each with its run id, what the
+compiler says of it, what it will cost and whether it was finished before. Nothing is started and
+torch is never imported. A point is a run like any other: its plan is what `llmforge plan` with the
+same overrides gives, only that its folder lies in the sweep's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from llmforge.compiler.passes import Checked, check, freeze
+from llmforge.diagnostics import Diagnostic
+from llmforge.plan import Plan
+from llmforge.run.folder import RunFolder
+from llmforge.run.status import Status
+from llmforge.sweep.definition import Definition
+
+
+class State(StrEnum):
+    """What is known of a point before anything is started."""
+
+    NEW = "new"
+    FINISHED = "finished"
+    """Its result stands in the sweep's folder."""
+    STARTED = "started"
+    """It was begun before, and goes on where it stopped."""
+    DUPLICATE = "duplicate"
+    """An earlier point is the same run."""
+    REFUSED = "refused"
+    """The compiler says that it cannot work."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination."""
+
+    number: int
+    values: dict[str, str]
+    """Key -> text of its value, as the override has it."""
+    overrides: tuple[str, ...]
+    """All of them, those that every point shares first."""
+    state: State
+    run_id: str | None = None
+    fingerprint: str | None = None
+    codes: tuple[str, ...] = ()
+    """Codes of the errors of a refused point."""
+    reasons: tuple[str, ...] = ()
+    """Their messages."""
+    memory: int | None = None
+    """Bytes on one device at the worst moment."""
+    steps: int | None = None
+    tokens: int | None = None
+    """Tokens that training sees at most."""
+
+    @property
+    def runs(self) -> bool:
+        """Is there something left to do?"""
+        return self.state in (State.NEW, State.STARTED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, a line of `points.jsonl`."""
+        return {**asdict(self), "state": self.state.value}
+
+
+def grid(definition: Definition) -> Iterator[dict[str, str]]:
+    """Every combination, the last dimension fastest."""
+    keys = [one.key for one in definition.dimensions]
+    for values in itertools.product(*(one.values for one in definition.dimensions)):
+        yield dict(zip(keys, values, strict=True))
+
+
+def overrides_of(definition: Definition, values: dict[str, str]) -> tuple[str, ...]:
+    """What a point is composed of; its folder lies in the sweep's."""
+    chosen = (f"{key}={value}" for key, value in values.items())
+    return (*definition.fixed, *chosen, f"paths.runs={_quoted(definition.folder)}")
+
+
+def examine(definition: Definition, points: Iterable[dict[str, str]]) -> list[Point]:
+    """Compile every point and look up what became of it before."""
+    found = [
+        look(definition, number, values, check(overrides_of(definition, values),
+                                               definition.config_dirs))
+        for number, values in enumerate(points)
+    ]  # fmt: skip
+    return without_doubles(found)
+
+
+def look(definition: Definition, number: int, values: dict[str, str], checked: Checked) -> Point:
+    """One point that was compiled."""
+    overrides = overrides_of(definition, values)
+    if checked.refused or checked.context is None:
+        errors = [d for d in checked.diagnostics if d.is_error]
+        return Point(
+            number,
+            values,
+            overrides,
+            State.REFUSED,
+            codes=tuple(dict.fromkeys(d.code for d in errors)),
+            reasons=tuple(d.message for d in errors),
+        )
+    plan = freeze(checked.context, checked.origins, checked.diagnostics, overrides)
+    estimate = plan.estimate
+    return Point(
+        number,
+        values,
+        overrides,
+        state_of(plan.run_folder),
+        plan.run_id,
+        plan.fingerprint,
+        memory=_worst(estimate.get("memory")),
+        steps=estimate.get("steps"),
+        tokens=estimate.get("tokens_at_most"),
+    )
+
+
+def state_of(folder: str | Path) -> State:
+    """What the run folder says."""
+    run = RunFolder(folder)
+    if not run.plan_file.is_file():
+        return State.NEW
+    status = run.status()
+    if status is Status.FINISHED and run.result():
+        return State.FINISHED
+    return State.NEW if status is Status.CREATED else State.STARTED
+
+
+def without_doubles(points: Sequence[Point]) -> list[Point]:
+    """Points that are the same run as an earlier one are marked."""
+    first: set[str] = set()
+    found = []
+    for point in points:
+        if point.fingerprint is not None and point.fingerprint in first:
+            point = replace(point, state=State.DUPLICATE)
+        elif point.fingerprint is not None:
+            first.add(point.fingerprint)
+        found.append(point)
+    return found
+
+
+def plan_of(definition: Definition, point: Point) -> Plan:
+    """The plan of a point that was found sound.
+
+    Raises:
+        ConfigRefused: the configuration changed since, and is refused now.
+    """
+    from llmforge.compiler.passes import compile_plan
+
+    return compile_plan(point.overrides, definition.config_dirs)
+
+
+def refusals(points: Iterable[Point]) -> list[Diagnostic]:
+    """LF715: why each refused point was left out, once for each set of reasons."""
+    groups: dict[tuple[str, ...], list[Point]] = {}
+    for point in points:
+        if point.state is State.REFUSED:
+            groups.setdefault(point.reasons, []).append(point)
+    return [
+        Diagnostic(
+            "LF715",
+            f"{len(some)} of the sweep's points cannot work: {reasons[0]}",
+            notes=(
+                *reasons[1:],
+                "for example " + " ".join(f"{k}={v}" for k, v in some[0].values.items()),
+            ),
+        )
+        for reasons, some in groups.items()
+    ]
+
+
+def _worst(memory: Any) -> int | None:
+    """Bytes of the worst phase."""
+    if not isinstance(memory, dict):
+        return None
+    return int(memory["peak_bytes"]) if "peak_bytes" in memory else None
+
+
+def _quoted(path: Path) -> str:
+    text = path.as_posix()
+    return text if all(c.isalnum() or c in "._-/" for c in text) else f'"{text}"'

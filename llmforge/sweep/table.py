@@ -1,0 +1,87 @@
+"""A sweep as text: what is to be run before it starts, what came of it afterwards.
+
+In: a definition and its points, or a swept sweep. Out: text for the terminal. Decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from llmforge import render
+from llmforge.sweep.definition import Definition
+from llmforge.sweep.driver import Swept
+from llmforge.sweep.preflight import Point, State
+from llmforge.sweep.trial import Trial
+
+MOST_ROWS = 40
+"""Points shown before a sweep starts; `points.jsonl` has them all."""
+
+
+def summary(points: Sequence[Point]) -> str:
+    """`12 points · 3 finished before · 1 duplicate · 2 refused (LF204, LF209)`."""
+    count = Counter(point.state for point in points)
+    parts = [_many(len(points), "point")]
+    if count[State.FINISHED]:
+        parts.append(f"{count[State.FINISHED]} finished before")
+    if count[State.STARTED]:
+        parts.append(f"{count[State.STARTED]} begun before")
+    if count[State.DUPLICATE]:
+        parts.append(_many(count[State.DUPLICATE], "duplicate"))
+    if count[State.REFUSED]:
+        codes = sorted({code for point in points for code in point.codes})
+        parts.append(f"{count[State.REFUSED]} refused ({', '.join(codes)})")
+    parts.append(f"{sum(point.runs for point in points)} to run")
+    return " · ".join(parts)
+
+
+def points_table(definition: Definition, points: Sequence[Point]) -> str:
+    """One row per point."""
+    keys = [one.key for one in definition.dimensions]
+    rows = []
+    for point in points[:MOST_ROWS]:
+        said = ", ".join(point.codes) if point.state is State.REFUSED else (point.run_id or "")
+        rows.append(
+            [
+                str(point.number + 1),
+                *(point.values[key] for key in keys),
+                point.state.value,
+                said,
+                "" if point.steps is None else f"{point.steps:,}",
+                "" if point.memory is None else render.size_text(point.memory),
+            ]
+        )
+    text = render.table(rows, ["", *keys, "state", "run", "steps", "memory"])
+    left = len(points) - MOST_ROWS
+    return text if left <= 0 else f"{text}\n... and {left:,} more, in points.jsonl"
+
+
+def trial_line(trial: Trial, objective: str, number: int, total: int) -> str:
+    """One line when a trial is done."""
+    value = trial.figures.get(objective)
+    figure = f"  {objective} {value:.4f}" if isinstance(value, int | float) else ""
+    why = f"  {trial.code}: {trial.reason}" if trial.is_failed else ""
+    return f"trial {number}/{total}  {trial.run_id}  {trial.status}{figure}{why}"
+
+
+def leaderboard(swept: Swept) -> str:
+    """Finished trials, best first, then the others."""
+    definition = swept.definition
+    keys = [one.key for one in definition.dimensions]
+    sign = 1 if definition.direction == "minimize" else -1
+    ranked: list[tuple[tuple[int, float], list[str]]] = []
+    for point in swept.points:
+        trial = swept.trials.get(point.run_id or "")
+        if trial is None or point.state is State.DUPLICATE:
+            continue
+        value = trial.figures.get(definition.objective) if trial.is_finished else None
+        place = (0, sign * float(value)) if value is not None else (1, float(point.number))
+        shown = "" if value is None else f"{value:.4g}"
+        row = [*(point.values[k] for k in keys), shown, trial.status, trial.run_id]
+        ranked.append((place, row))
+    ranked.sort(key=lambda pair: pair[0])
+    return render.table([row for _, row in ranked], [*keys, definition.objective, "status", "run"])
+
+
+def _many(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

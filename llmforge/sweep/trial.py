@@ -1,0 +1,82 @@
+"""One trial, wherever a launcher has put it: in this process, another one, on another machine.
+
+In: a run folder with a plan in it. Out: what came of it, small enough to be sent back. The trial is
+a run like any other (`run/launch.py`): a worker process of its own, so that whatever ends it ends
+nothing else. A launcher may have queued trials long before; one that starts after its sweep was
+stopped does nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmforge.plan import Plan
+from llmforge.run.folder import RunFolder
+from llmforge.run.launch import Outcome, run_plan
+from llmforge.run.status import Status
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of one point."""
+
+    run_id: str
+    status: str
+    """`finished`, `failed`, `interrupted`; `created` when it was not started."""
+    figures: dict[str, Any]
+    """Numbers of its result."""
+    code: str | None = None
+    """Why it failed."""
+    reason: str | None = None
+    reused: bool = False
+    """It was finished before."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Has it a result?"""
+        return self.status == Status.FINISHED.value
+
+    @property
+    def is_failed(self) -> bool:
+        """Did it end by itself, without a result?"""
+        return self.status == Status.FAILED.value
+
+
+def run_trial(folder: str | Path, quiet: bool = True) -> Trial:
+    """Run the plan of a trial's folder, or answer from it."""
+    run = RunFolder.open(folder)
+    if (run.path.parent / "stopped.json").is_file():
+        return trial_of(run.path)
+    outcome = run_plan(Plan.load(run.plan_file), quiet=quiet)
+    return _told(run.path, outcome)
+
+
+def trial_of(folder: str | Path) -> Trial:
+    """What a run folder says of its trial."""
+    run = RunFolder(folder)
+    record = run.record()
+    return Trial(
+        run.run_id, record.status.value, _numbers(run.result()), record.code, record.reason
+    )
+
+
+def _told(folder: Path, outcome: Outcome) -> Trial:
+    found = outcome.diagnostic
+    return Trial(
+        folder.name,
+        outcome.status.value,
+        _numbers(outcome.result),
+        found.code if found else None,
+        found.message if found else None,
+        outcome.reused,
+    )
+
+
+def _numbers(result: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in (result or {}).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
