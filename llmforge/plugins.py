@@ -18,11 +18,11 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
 from llmforge.diagnostics import Diagnostic, Severity, did_you_mean, near
+from llmforge.installed import entry_points
 from llmforge.registry import RegistrationRefused, working_folder
 
 GROUP = "llmforge.components"
@@ -162,7 +162,7 @@ def _hidden(name: str, module: ModuleType) -> Diagnostic | None:
 
 def _load_entry_points() -> list[Diagnostic]:
     found = []
-    for point in metadata.entry_points(group=GROUP):
+    for point in entry_points(GROUP):
         try:
             point.load()
         except (Exception, SystemExit) as error:  # so may what is installed

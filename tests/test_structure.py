@@ -24,12 +24,13 @@ from llmforge.codes import known_codes
 PACKAGE = Path(__file__).parents[1] / "llmforge"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"diagnostics", "digests", "origins", "registry", "store", "version"}
+GROUND = {"diagnostics", "digests", "installed", "origins", "registry", "store", "version"}
 
 # part -> the parts it may import when it is imported itself
 MAY_IMPORT: dict[str, set[str]] = {
     # the ground: plain data, known to all
     "version": set(),
+    "installed": set(),
     "origins": set(),
     "diagnostics": {"origins"},
     "registry": set(),
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "samples": set(),
     # rows: read by the compiler, which counts and refuses, and by the worker, which tokenises
     "sources": GROUND | {"plugins", "schema"},
-    "plugins": {"diagnostics", "registry"},
+    "plugins": {"diagnostics", "installed", "registry"},
     "plan": GROUND | {"schema"},
     "compiler": GROUND | {"schema", "compose", "plan", "plugins", "sources"},
     # what is told about plans
@@ -56,6 +57,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "track": GROUND | {"plan", "run"},
     "stages": GROUND | {"schema", "plan", "plugins", "run", "track", "build"},
     "build": GROUND | {"schema", "plan", "plugins", "samples", "sources"},
+    # many runs: it compiles them all, and hands them to whatever launches jobs
+    "sweep": GROUND | {"schema", "compose", "compiler", "plan", "render", "run"},
     # the ways in import what a verb needs inside that verb
     "__init__": {"version"},
     "__main__": {"cli"},

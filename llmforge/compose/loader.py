@@ -22,6 +22,7 @@ from llmforge.compose.layers import build_layers, findings, in_hydra
 from llmforge.compose.library import open_library
 from llmforge.compose.origins import Trace, trace
 from llmforge.compose.overrides import Override, code_running_key, parse
+from llmforge.compose.references import references
 from llmforge.compose.repair import repair
 from llmforge.compose.resolve import (
     Resolved,
@@ -52,6 +53,8 @@ class Draft:
     diagnostics: tuple[Diagnostic, ...] = ()
     overrides: tuple[str, ...] = ()
     config_dirs: tuple[str, ...] = ()
+    references: frozenset[str] | None = None
+    """Keys that interpolations read; None where that cannot be told."""
 
 
 def compose(
@@ -91,6 +94,7 @@ def compose(
         _choices(composition),
         _tidy(found, clouded),
         *given,
+        references(raw),
     )
 
 

@@ -9,18 +9,27 @@ same overrides gives, only that its folder lies in the sweep's.
 from __future__ import annotations
 
 import itertools
+import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from llmforge.compiler.passes import Checked, check, freeze
+from llmforge.compiler.passes import Checked, check_draft, freeze
+from llmforge.compose.variants import Variants
 from llmforge.diagnostics import Diagnostic
 from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
 from llmforge.run.status import Status
 from llmforge.sweep.definition import Definition
+
+FEWEST_PER_PROCESS = 40
+"""Points that are worth a process of their own: half a second's work."""
 
 
 class State(StrEnum):
@@ -84,12 +93,27 @@ def overrides_of(definition: Definition, values: dict[str, str]) -> tuple[str, .
 
 def examine(definition: Definition, points: Iterable[dict[str, str]]) -> list[Point]:
     """Compile every point and look up what became of it before."""
-    found = [
-        look(definition, number, values, check(overrides_of(definition, values),
-                                               definition.config_dirs))
-        for number, values in enumerate(points)
-    ]  # fmt: skip
+    numbered = list(enumerate(points))
+    share = max(FEWEST_PER_PROCESS, -(-len(numbered) // (os.cpu_count() or 1)))
+    shares = [numbered[start : start + share] for start in range(0, len(numbered), share)]
+    # a fork takes over no other thread, so whatever lock such a thread holds stays locked
+    if len(shares) < 2 or threading.active_count() > 1:
+        found = _compiled(definition, numbered)
+    else:
+        with ProcessPoolExecutor(len(shares), get_context("fork")) as pool:
+            parts = pool.map(partial(_compiled, definition), shares)
+            found = [point for part in parts for point in part]
     return without_doubles(found)
+
+
+def _compiled(definition: Definition, points: Sequence[tuple[int, dict[str, str]]]) -> list[Point]:
+    variants = Variants(definition.config_dirs)
+    found = []
+    for number, values in points:
+        draft = variants.compose(overrides_of(definition, values))
+        checked = check_draft(draft, definition.config_dirs)
+        found.append(look(definition, number, values, checked))
+    return found
 
 
 def look(definition: Definition, number: int, values: dict[str, str], checked: Checked) -> Point:

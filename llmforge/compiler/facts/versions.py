@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from llmforge.installed import installed_version
 
 PACKAGES = (
     "torch",
@@ -25,10 +25,5 @@ PACKAGES = (
 
 def installed_versions() -> dict[str, str]:
     """Version of each package a run may use; packages that are not installed are left out."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {name: installed_version(name) for name in PACKAGES}
+    return {name: version for name, version in found.items() if version is not None}
