@@ -249,6 +249,40 @@ CODES: dict[str, tuple[str, str]] = {
         "weights that are not safetensors",
         "Pickled weights can run code when they are read; convert them once where you trust them.",
     ),
+    "LF710": (
+        "sweep that varies nothing",
+        "A sweep needs a key with several values: `optimizer.lr=1e-4,2e-4`, `lora=glob(8bit_*)`, "
+        "`seed=range(1,4)`. A glob that matches no option, an empty range or an interval without "
+        "room names none.",
+    ),
+    "LF711": (
+        "key that is varied twice",
+        "Two overrides vary the same key, so it is not clear which points are meant.",
+    ),
+    "LF712": (
+        "interval in a grid",
+        "A grid tries every point, and an interval has no end of them. `sweep=search` proposes "
+        "points out of intervals; a grid takes a list or a range.",
+    ),
+    "LF713": (
+        "folder of another sweep",
+        "The folder holds a sweep of the same name over other keys, with another base or another "
+        "objective. Its trials would be mixed up with these.",
+    ),
+    "LF714": (
+        "sweep that is being driven",
+        "Another process starts the trials of this sweep, so they would run twice.",
+    ),
+    "LF715": (
+        "point that cannot work",
+        "The compiler refuses some points of the sweep. They are left out and counted; "
+        "`sweep.refused=stop` starts nothing while there are any.",
+    ),
+    "LF716": (
+        "trials that fail alike",
+        "Several trials in a row failed for the same reason, so the next one would too. "
+        "`sweep.equal_failures` says how many it takes.",
+    ),
     "LF801": (
         "worker failed",
         "An exception ended the run. Its traceback stands in the run folder's log.txt; the same "
@@ -256,8 +290,9 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "LF802": (
         "loss or gradient not finite",
-        "The run was stopped before the optimizer took the step. Usual causes: too high a rate, "
-        "float16 overflow, an empty label.",
+        "The run was stopped before the optimizer took the step, so the weights are still good. The "
+        "notes name process, micro batch and rows; not_finite.json in the run folder has all of "
+        "them with their losses. Usual causes: too high a rate, float16 overflow, an empty label.",
     ),
     "LF803": (
         "out of memory",
@@ -329,6 +364,12 @@ CODES: dict[str, tuple[str, str]] = {
         "A method of the run's experiment (section `hooks`) raised; the message names the hook and "
         "the line. The traceback is in the run's log; after a fix the same command goes on, as "
         "another run, since the experiment's code is part of the fingerprint.",
+    ),
+    "LF840": (
+        "metric that the evaluation did not report",
+        "The best checkpoint is chosen by a metric (`checkpoint.best`) that an evaluation during "
+        "training did not give. Exact match and metrics on text are only there when rows could be "
+        "asked: held-out rows with a question and a whole reference answer.",
     ),
     "LF901": (
         "upload to the hub failed",

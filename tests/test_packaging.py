@@ -17,6 +17,13 @@ PROBE = (
 )
 
 
+SWEEPERS = (
+    "from hydra.core.plugins import Plugins; from hydra.plugins.sweeper import Sweeper; "
+    "print(*(f'{c.__module__}.{c.__name__}' for c in Plugins.instance().discover(Sweeper)))"
+)
+OURS = "hydra_plugins.llmforge_sweeper.LlmforgeSweeper"
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout of its own, without environments and outputs."""
@@ -72,6 +79,7 @@ def test_wheel_carries_conf_inside_the_package(python: Path, copy: Path, tmp_pat
     assert module.is_relative_to(tmp_path / "env")
     assert root == module.parent / "conf"
     assert name == "demo"
+    assert OURS in run(python, "-c", SWEEPERS, cwd=tmp_path).split()
     shipped = {p.relative_to(copy / "conf") for p in (copy / "conf").rglob("*.yaml")}
     assert {p.relative_to(root) for p in root.rglob("*.yaml")} == shipped
 
@@ -85,12 +93,14 @@ def test_editable_install_uses_the_checkouts_conf(python: Path, copy: Path, tmp_
     assert module == copy / "llmforge" / "__init__.py"
     assert root == copy / "conf"
     assert name == "demo"
+    assert OURS in run(python, "-c", SWEEPERS, cwd=tmp_path).split()
 
 
 def test_plain_checkout_runs_without_an_install(python: Path, copy: Path) -> None:
     module, root, _ = probe(python, copy)
 
     assert (module, root) == (copy / "llmforge" / "__init__.py", copy / "conf")
+    assert OURS in run(python, "-c", SWEEPERS, cwd=copy).split()
     assert "verbs" in run(python, "-m", "llmforge", "--help", cwd=copy)
 
 

@@ -112,7 +112,7 @@ def direction_of(objective: str) -> str:
 
 def _of_space(space: Space, spec: SweepSpec, origins: Origins) -> list[Diagnostic]:
     found: list[Diagnostic] = []
-    if not space.dimensions:
+    if not space.dimensions and not any(d.code == "LF710" for d in space.diagnostics):
         found.append(
             Diagnostic(
                 "LF710",

@@ -10,15 +10,16 @@ looks at the folders and goes on. It never raises for a trial.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmforge.diagnostics import ConfigRefused, Diagnostic
+from llmforge.diagnostics import Diagnostic
+from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
 from llmforge.sweep.definition import Definition
 from llmforge.sweep.folder import SweepFolder
-from llmforge.sweep.preflight import Point, State, plan_of, refusals
+from llmforge.sweep.preflight import Point, State, plan_of
 from llmforge.sweep.trial import Trial, trial_of
 
 JOB = "sweep_trial"
@@ -75,11 +76,9 @@ def drive(
         tell: called with each trial when its batch is done.
 
     Raises:
-        ConfigRefused: points are refused and the sweep is to stop then (LF715), another process
-            drives it (LF714), its folder is another sweep's (LF713).
+        ConfigRefused: another process drives the sweep (LF714), its folder is another one's
+            (LF713), a point is refused that was sound when the sweep was compiled.
     """
-    if definition.spec.refused == "stop" and (refused := refusals(points)):
-        raise ConfigRefused(refused)
     folder = SweepFolder(definition.folder)
     with folder.lock():
         folder.claim(definition)
@@ -88,7 +87,7 @@ def drive(
         watch = EqualFailures(definition.spec.equal_failures)
         started = 0
         for batch in _batches((point for point in points if point.runs), at_once):
-            ready = [RunFolder.create(plan_of(definition, point)).path for point in batch]
+            ready = [RunFolder.create(plan).path for plan in _plans(swept, batch)]
             launch([[f"+{JOB}={_quoted(path)}"] for path in ready], started)
             started += len(batch)
             for path in ready:
@@ -102,6 +101,20 @@ def drive(
             if any(swept.trials[path.name].status == "interrupted" for path in ready):
                 break
     return swept
+
+
+def _plans(swept: Swept, batch: Sequence[Point]) -> list[Plan]:
+    """The plans of some points as they are now: a data file may have changed since they were
+    looked at, and then the point is another run."""
+    plans = []
+    for point in batch:
+        plan = plan_of(swept.definition, point)
+        if plan.run_id != point.run_id:
+            swept.points[swept.points.index(point)] = replace(
+                point, run_id=plan.run_id, fingerprint=plan.fingerprint
+            )
+        plans.append(plan)
+    return plans
 
 
 class EqualFailures:

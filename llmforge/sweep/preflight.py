@@ -62,6 +62,8 @@ class Point:
     """Codes of the errors of a refused point."""
     reasons: tuple[str, ...] = ()
     """Their messages."""
+    hints: tuple[str, ...] = ()
+    """What would mend them, as far as it can be said."""
     memory: int | None = None
     """Bytes on one device at the worst moment."""
     steps: int | None = None
@@ -128,6 +130,7 @@ def look(definition: Definition, number: int, values: dict[str, str], checked: C
             State.REFUSED,
             codes=tuple(dict.fromkeys(d.code for d in errors)),
             reasons=tuple(d.message for d in errors),
+            hints=tuple(d.hint for d in errors if d.hint),
         )
     plan = freeze(checked.context, checked.origins, checked.diagnostics, overrides)
     estimate = plan.estimate
@@ -192,7 +195,9 @@ def refusals(points: Iterable[Point]) -> list[Diagnostic]:
             notes=(
                 *reasons[1:],
                 "for example " + " ".join(f"{k}={v}" for k, v in some[0].values.items()),
+                *(f"by itself it would need {hint}" for hint in some[0].hints),
             ),
+            hint="sweep.refused=skip",
         )
         for reasons, some in groups.items()
     ]

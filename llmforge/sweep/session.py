@@ -12,11 +12,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmforge import render
-from llmforge.diagnostics import Diagnostic, Severity
+from llmforge.diagnostics import ConfigRefused, Severity
 from llmforge.sweep import table
 from llmforge.sweep.definition import Definition, define
 from llmforge.sweep.driver import Launch, Swept, drive
@@ -105,7 +105,10 @@ def _compiled(overrides: Sequence[str], config_dirs: Sequence[str]) -> Session:
     points = examine(definition, grid(definition))
     render.emit(f"sweep {definition.name}: {table.summary(points)}")
     render.emit(table.points_table(definition, points))
-    told = [_as_warning(found) for found in refusals(points)]
+    refused = refusals(points)
+    if refused and definition.spec.refused == "stop":
+        raise ConfigRefused(refused)
+    told = [replace(found, severity=Severity.WARNING, hint=None) for found in refused]
     if told:
         colour = render.wants_colour(sys.stderr)
         render.emit(render.findings_text(told, colour), sys.stderr)
@@ -122,9 +125,3 @@ def _conclude(swept: Swept) -> int:
         colour = render.wants_colour(sys.stderr)
         render.emit(render.findings_text([swept.stopped], colour), sys.stderr)
     return swept.exit_code
-
-
-def _as_warning(found: Diagnostic) -> Diagnostic:
-    return Diagnostic(
-        found.code, found.message, Severity.WARNING, found.key, found.origins, found.notes
-    )
