@@ -75,16 +75,19 @@ class _Options:
 
 
 def read_space(overrides: Sequence[str], space: Mapping[str, Any], library: Library) -> Space:
-    """Sort what is fixed from what varies; a sweep on the command line replaces the file's."""
+    """Sort what is fixed from what varies; what the command line says of a key replaces the file's
+    space of it."""
     parser = OverridesParser.create(config_loader=_Options(library))  # type: ignore[arg-type]
     out = Space()
     typed: dict[str, Dimension] = {}
+    set_by_hand: set[str] = set()
     for text in overrides:
         raw = _parsed(text, parser, out)
         if raw is None:
             continue
         if not raw.is_sweep_override():
             out.fixed.append(text)
+            set_by_hand.add(raw.get_key_element())
             continue
         found = _dimension(text, raw, out)
         if found is not None and found.key in typed:
@@ -95,7 +98,7 @@ def read_space(overrides: Sequence[str], space: Mapping[str, Any], library: Libr
     for key, value in space.items():
         text = f"{key}={_text(value)}"
         raw = _parsed(text, parser, out)
-        if raw is None or key in typed:
+        if raw is None or key in typed or key in set_by_hand:
             continue
         if not raw.is_sweep_override():
             out.fixed.insert(0, text)  # what is typed comes later, and wins
@@ -105,6 +108,11 @@ def read_space(overrides: Sequence[str], space: Mapping[str, Any], library: Libr
             planned[found.key] = found
     out.dimensions = [*planned.values(), *typed.values()]
     return out
+
+
+def value_of(override: str) -> Any:
+    """The value of one override, as Hydra's grammar reads it."""
+    return OverridesParser.create().parse_override(override).value()
 
 
 def _parsed(text: str, parser: OverridesParser, out: Space) -> HydraOverride | None:

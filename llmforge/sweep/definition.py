@@ -76,10 +76,11 @@ def define(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> 
     space = read_space(overrides, {}, library)
     draft = compose(space.fixed, config_dirs)
     spec, faults = parse_section("sweep", draft.values.get("sweep"), draft.origins)
-    found += [*space.diagnostics, *faults]
+    about_sweep = [d for d in draft.diagnostics if d.is_error and _is_about_sweep(d.key or "")]
+    found += [*space.diagnostics, *about_sweep, *(f for f in faults if f not in about_sweep)]
     if spec is None:
         # what is wrong with the section itself; the rest is told when it is mended
-        raise ConfigRefused([*found, *(d for d in draft.diagnostics if d.is_error)])
+        raise ConfigRefused(list(dict.fromkeys(found)))
     assert isinstance(spec, SweepSpec)  # noqa: S101 - what the section's registry holds
     space = read_space(overrides, spec.space, library)
     found += [d for d in space.diagnostics if d not in found]

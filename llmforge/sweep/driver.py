@@ -9,6 +9,7 @@ looks at the folders and goes on. It never raises for a trial.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from llmforge.diagnostics import Diagnostic
 from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
+from llmforge.run.status import Status
 from llmforge.sweep.definition import Definition
 from llmforge.sweep.folder import SweepFolder
 from llmforge.sweep.preflight import Point, State, plan_of
@@ -88,7 +90,7 @@ def drive(
         started = 0
         for batch in _batches((point for point in points if point.runs), at_once):
             ready = [RunFolder.create(plan).path for plan in _plans(swept, batch)]
-            launch([[f"+{JOB}={_quoted(path)}"] for path in ready], started)
+            launch([[job_override(path)] for path in ready], started)
             started += len(batch)
             for path in ready:
                 trial = trial_of(path)
@@ -98,7 +100,7 @@ def drive(
             if swept.stopped is not None:
                 folder.stop(swept.stopped.to_dict())
                 break
-            if any(swept.trials[path.name].status == "interrupted" for path in ready):
+            if any(swept.trials[path.name].status == Status.INTERRUPTED.value for path in ready):
                 break
     return swept
 
@@ -147,16 +149,21 @@ class EqualFailures:
         )
 
 
+def job_override(folder: Path) -> str:
+    """The override that tells a job its run folder, whatever characters the path has."""
+    text = folder.as_posix()
+    # in the grammar a backslash counts only before a quote, or before the end of the text
+    text = re.sub(r"(\\*)(?='|$)", r"\1\1", text).replace("'", "\\'")
+    return f"+{JOB}='{text.replace('${', chr(92) + '${')}'"
+
+
 def trial_folder(overrides: Sequence[str]) -> Path | None:
     """The run folder that a job's overrides name; None for a job that is no trial."""
+    from llmforge.compose.sweeps import value_of
+
     prefix = f"+{JOB}="
-    named = [text.removeprefix(prefix) for text in overrides if text.startswith(prefix)]
-    if not named:
-        return None
-    text = named[0]
-    if text[:1] == text[-1:] == "'":
-        text = text[1:-1].replace("\\'", "'").replace("\\\\", "\\")
-    return Path(text)
+    named = [text for text in overrides if text.startswith(prefix)]
+    return Path(str(value_of(named[0]))) if named else None
 
 
 def _known(points: Iterable[Point], folder: SweepFolder) -> dict[str, Trial]:
@@ -177,9 +184,3 @@ def _batches(points: Iterable[Point], size: int) -> Iterator[list[Point]]:
             batch = []
     if batch:
         yield batch
-
-
-def _quoted(path: Path) -> str:
-    """A path as an override's value, whatever characters it has."""
-    text = path.as_posix().replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"

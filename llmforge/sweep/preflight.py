@@ -38,6 +38,8 @@ class State(StrEnum):
     NEW = "new"
     FINISHED = "finished"
     """Its result stands in the sweep's folder."""
+    PRUNED = "pruned"
+    """The sweep ended it before its last step."""
     STARTED = "started"
     """It was begun before, and goes on where it stopped."""
     DUPLICATE = "duplicate"
@@ -155,6 +157,8 @@ def state_of(folder: str | Path) -> State:
     status = run.status()
     if status is Status.FINISHED and run.result():
         return State.FINISHED
+    if status is Status.PRUNED:
+        return State.PRUNED
     return State.NEW if status is Status.CREATED else State.STARTED
 
 

@@ -24,7 +24,7 @@ class Trial:
 
     run_id: str
     status: str
-    """`finished`, `failed`, `interrupted`; `created` when it was not started."""
+    """`FINISHED`, `FAILED`, `PRUNED`, `INTERRUPTED`; `CREATED` when it was not started."""
     figures: dict[str, Any]
     """Numbers of its result."""
     code: str | None = None
@@ -39,6 +39,16 @@ class Trial:
         return self.status == Status.FINISHED.value
 
     @property
+    def is_pruned(self) -> bool:
+        """Did the sweep end it before its last step?"""
+        return self.status == Status.PRUNED.value
+
+    @property
+    def is_over(self) -> bool:
+        """Is nothing left to run? A failed trial is tried again by the same command."""
+        return self.is_finished or self.is_pruned
+
+    @property
     def is_failed(self) -> bool:
         """Did it end by itself, without a result?"""
         return self.status == Status.FAILED.value
@@ -47,7 +57,7 @@ class Trial:
 def run_trial(folder: str | Path, quiet: bool = True) -> Trial:
     """Run the plan of a trial's folder, or answer from it."""
     run = RunFolder.open(folder)
-    if (run.path.parent / "stopped.json").is_file():
+    if (run.path.parent / "stopped.json").is_file() or run.status() is Status.PRUNED:
         return trial_of(run.path)
     outcome = run_plan(Plan.load(run.plan_file), quiet=quiet)
     return _told(run.path, outcome)
