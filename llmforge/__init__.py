@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmforge.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from llmforge.plan import Plan
@@ -36,6 +36,7 @@ __all__ = [
     "compile",
     "dataset",
     "from_list",
+    "generate",
     "load",
     "register",
     "train_here",
@@ -55,6 +56,7 @@ _LATER = {
     "TextMetric": "llmforge.build.measures",
     "TrainerSpec": "llmforge.schema.train",
     "dataset": "llmforge.sources.functions",
+    "generate": "llmforge.stages.generate",
     "register": "llmforge.registry",
     "train_here": "llmforge.stages.here",
     "transform": "llmforge.sources.functions",
@@ -90,19 +92,50 @@ def compile(  # noqa: A001 - the word of the field; `llmforge.compile` is how it
     return compile_plan(overrides, config_dirs)
 
 
-def load(run: Outcome | str | Path, dtype: str | None = None) -> tuple[Any, Any]:
-    """Model and tokenizer of a finished run.
+def load(
+    ref: Outcome | str | Path,
+    checkpoint: str | int | None = None,
+    *,
+    dtype: str | None = None,
+    quantization: str | None = None,
+    merge: bool = False,
+    adapters: Mapping[str, Outcome | str | Path] | None = None,
+    device: str | None = None,
+    tracking: str | None = None,
+) -> tuple[Any, Any]:
+    """Model and tokenizer of a run, a checkpoint, a folder or a registered version.
 
     Args:
-        run: what `Plan.run` returned, a run id, a unique part of one, a run folder, or `last`.
-        dtype: `float32`, `bfloat16`, `float16`; None keeps the format it was saved in.
+        ref: what `Plan.run` returned; a run id or the start of one, an MLflow run id, or `last`; a
+            run folder, a checkpoint's, one with a model or adapter; `models:/name/3` or
+            `name@best`.
+        checkpoint: `best`, `last` or a number of steps; None is the run's final model.
+        dtype: `float32`, `bfloat16`, `float16` of weights that are not packed; None keeps the
+            format they were trained or saved in.
+        quantization: an option of the group `quantization` that packs while loading (`4bit`,
+            `8bit`, ...), or `none`; None loads an adapter's base as it was trained.
+        merge: the base with the adapter's change in its weights, as one plain model.
+        adapters: more adapters over the same base by names of your own; the model's own stays
+            active until `model.set_adapter(name)`.
+        device: as torch names it, or `auto` for a GPU where there is one; None is the CPU.
+        tracking: the address of MLflow's registry; None takes `tracking.uri` of the configuration.
 
     Returns:
         A transformers model (a PEFT model for an adapter) in evaluation mode, and its tokenizer.
 
     Raises:
-        LookupError: there is no such run, or it has not finished.
+        llmforge.diagnostics.ConfigRefused: there is no such model (LF863) or checkpoint (LF864), or
+            it cannot be loaded as asked (LF865). It is a `LookupError` and a `ValueError` as well.
     """
-    from llmforge.refs import load_run
+    from llmforge.refs import load_model
 
-    return load_run(run, dtype)
+    return load_model(
+        ref,
+        checkpoint,
+        dtype=dtype,
+        quantization=quantization,
+        merge=merge,
+        adapters=adapters,
+        device=device,
+        tracking=tracking,
+    )

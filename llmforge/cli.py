@@ -22,13 +22,15 @@ from llmforge.verbs import (
     Verb,
     asking,
     compiling,
+    evaluating,
     looking,
+    publishing,
     running,
     sweeping,
     tell,
 )
 
-FAMILIES = (compiling, running, sweeping, asking, looking)
+FAMILIES = (compiling, running, evaluating, sweeping, asking, looking, publishing)
 """Modules of verbs, in the order of `llmforge --help`."""
 
 _HYDRA_FLAGS = frozenset(

@@ -146,6 +146,30 @@ CODES: dict[str, tuple[str, str]] = {
         "`llmforge plan --fit KEY` looks for the largest value whose memory sheet fits. It knows "
         "the sizes of batches, rows and adapters, and only of models whose shape is known.",
     ),
+    "LF224": (
+        "override of what the model is",
+        "`llmforge evaluate --run` measures a model that is there: its rows, metrics, generation, "
+        "machine and arithmetic can be others, but model, adapter, tokenizer and training are what "
+        "they were. Another model is another run.",
+    ),
+    "LF225": (
+        "benchmarks without their package",
+        "`--tasks` runs tasks of lm-eval, which is not installed: it is the extra `benchmarks`.",
+    ),
+    "LF226": (
+        "task file that runs code",
+        "A task file may name Python functions (`!function`), which would run on this machine with "
+        "your rights. Read them, and say that you trust them with `--trust-task-code`.",
+    ),
+    "LF227": (
+        "no such benchmark task",
+        "A task is named as lm-eval names it, or by a folder of your own with a task file (YAML).",
+    ),
+    "LF228": (
+        "evaluation that cannot be kept or has no rows",
+        "Each evaluation of a run has a name of its own, and earlier ones are never overwritten; "
+        "and there must be held-out rows to measure.",
+    ),
     "LF316": (
         "preset file that cannot be used",
         "A preset is a flat JSON object with the keys of Void-Trainer. A missing key, one that "
@@ -220,6 +244,21 @@ CODES: dict[str, tuple[str, str]] = {
         "`data.weights` gives every source of a mix its share of the training rows, and names "
         "nothing else.",
     ),
+    "LF530": (
+        "pair without a preference",
+        "The better and the worse answer of a row are the same, so there is nothing to learn from "
+        "it. Rows may be left out with `data.max_bad_rows`; the receipt lists each.",
+    ),
+    "LF531": (
+        "answers to different prompts",
+        "A pair is two answers to one prompt. Without a column for the prompt "
+        "(`data.fields.prompt`), texts must begin alike, and chats must be the same up to their "
+        "last message.",
+    ),
+    "LF532": (
+        "pair that ends without an answer",
+        "The last message of both chats must be the assistant's: it is what is preferred or not.",
+    ),
     "LF602": (
         "model folder that cannot be used",
         "It does not exist, has no config.json, or one that is not a JSON object. A model of the "
@@ -282,6 +321,88 @@ CODES: dict[str, tuple[str, str]] = {
         "trials that fail alike",
         "Several trials in a row failed for the same reason, so the next one would too. "
         "`sweep.equal_failures` says how many it takes.",
+    ),
+    "LF720": (
+        "space outside the schema",
+        "A search may only propose what its keys can be: both ends of each interval and every "
+        "choice are compiled before it starts.",
+    ),
+    "LF721": (
+        "interval that its key cannot have",
+        "An interval is of numbers, of whole ones where the key is a whole number, and above zero "
+        "where it is even in its logarithm (`tag(log,interval(1e-5,1e-3))`).",
+    ),
+    "LF722": (
+        "search without its packages",
+        "Searches and pruners are Optuna's, CMA-ES needs `cmaes`, and the Gaussian process scipy. "
+        "`pip install 'llmforge[search]'` brings them.",
+    ),
+    "LF723": (
+        "objective that no run reports",
+        "What is sought must be a figure of the result: a metric of the evaluations, "
+        "`train_loss`, `tokens_per_second`, `seconds`, ...",
+    ),
+    "LF724": (
+        "objective without a direction",
+        "Losses are better when they are smaller, accuracies when they are larger. Of a metric of "
+        "your own only you know, unless its spec class says so (`better`).",
+    ),
+    "LF725": (
+        "sampler or pruner that does not fit",
+        "A pruner judges by one figure that is measured during training, before the last step. "
+        "CMA-ES seeks one figure, in intervals. Several figures are named by `sweep.objectives` "
+        "alone.",
+    ),
+    "LF726": (
+        "study that cannot be used",
+        "The study of a search lies in a journal in the sweep's folder, or in an SQL database that "
+        "`sweep.storage` names. It is locked, broken, unreachable, or its address says a secret. "
+        "What became of trials stands in their run folders, so a new study finds them again.",
+    ),
+    "LF727": (
+        "study of another space",
+        "The storage holds a study of this name over other keys, other choices or other "
+        "objectives, and its trials say nothing of these. The ends of an interval may move.",
+    ),
+    "LF728": (
+        "search that finds nothing to run",
+        "So many proposals in a row were refused by the compiler that the space itself is in "
+        "question (`sweep.refused_in_row`). They cost no trials; what was refused is listed.",
+    ),
+    "LF729": (
+        "study that does not answer",
+        "A worker could not tell its study how the trial does. The training goes on, the trial is "
+        "no longer pruned, and the sweep is told its result at the end. A warning.",
+    ),
+    "LF740": (
+        "record of a sweep that is not complete",
+        "The sweep's page, or its run in MLflow (the parent of its trials' runs), could not be "
+        "written to the end. Trials and their results are not affected; the same command again "
+        "completes the record and runs nothing twice. A warning.",
+    ),
+    "LF741": (
+        "filter that cannot be read",
+        "`llmforge runs --where` takes comparisons of settings and figures with values: "
+        "`eval_loss<2`, `lora.kind=lora`, `name~demo`; joined by `and`, `or`, `not` and "
+        "parentheses. `NAME=null` asks for runs without it.",
+    ),
+    "LF742": (
+        "column that no run has",
+        "A column, a sort order or a filter names a setting or figure that none of the runs has. "
+        "Settings have dotted keys, as `llmforge plan` shows them; figures stand in `result.json`.",
+    ),
+    "LF743": (
+        "report that cannot be written",
+        "`llmforge report` takes the name or folder of a sweep, the id or folder of a run, or "
+        "`last`; the page is written into that folder, or where `-o` says.",
+    ),
+    "LF744": (
+        "re-run that came out differently",
+        "`llmforge train --run REF` trained the recorded plan once more, and some metrics are not "
+        "the same bit for bit. Another device, other versions of the libraries "
+        "(`environment.json` of both runs) and kernels that are not deterministic "
+        "(`deterministic=true` asks for those that are) do that. A warning; `comparison.json` has "
+        "the differences of every metric.",
     ),
     "LF801": (
         "worker failed",
@@ -371,9 +492,84 @@ CODES: dict[str, tuple[str, str]] = {
         "training did not give. Exact match and metrics on text are only there when rows could be "
         "asked: held-out rows with a question and a whole reference answer.",
     ),
+    "LF862": (
+        "setting that a finished model has behind it",
+        "A trained model is asked with settings of `generation`; its data, numerics and parts were "
+        "settled when it was trained. To train with the setting, give it to `llmforge train`.",
+    ),
+    "LF863": (
+        "no such model",
+        "A model is named by its run (an id, the start of one, an MLflow run id, `last`), by a "
+        "folder (a run's, a checkpoint's, one with weights or an adapter), or by a version in "
+        "MLflow's registry: `models:/name/3`, `name@best`. `llmforge runs` and `llmforge models` "
+        "list what there is.",
+    ),
+    "LF864": (
+        "no such checkpoint",
+        "`checkpoint=` takes `best`, `last` or a number of steps. Only checkpoints count that are "
+        "sealed and whole: a broken one is named with what is wrong with it. A run knows its best "
+        "checkpoint when it was trained with `checkpoint.best`.",
+    ),
+    "LF865": (
+        "model that cannot be loaded as asked",
+        "Its base is gone or another one, the adapter has another base than the one it is put "
+        "beside, or it is to be merged where that is no change of weights or would be rounded "
+        "away.",
+    ),
+    "LF866": (
+        "prompt that cannot be answered",
+        "It is empty, fills the model's context, or the model's chat template refuses it; or the "
+        "file of prompts, or of answers, is not what it should be.",
+    ),
+    "LF867": (
+        "beams in a talk",
+        "Beam search keeps several answers and changes what it has written until the end, so it "
+        "cannot be shown as it is generated. `llmforge generate` can use beams.",
+    ),
+    "LF841": (
+        "benchmark task that lm-eval does not know",
+        "Tasks are named as lm-eval names them; a folder's task files are YAML with a `task`.",
+    ),
     "LF901": (
         "upload to the hub failed",
         "The model is in the run folder; the run itself is not affected.",
+    ),
+    "LF920": (
+        "token that the hub does not take",
+        "The variable that `hub.token` names is not set, here or in `paths.env_file`, or the hub "
+        "does not know what it holds. Asked before the run starts, unless `hub.check=false`; for "
+        "an upload that failed so, `llmforge push REF` does it again.",
+    ),
+    "LF922": (
+        "repository that one may not write to",
+        "The token is for reading, or the repository belongs to somebody else, or to an "
+        "organization in which one may only read. Asked before the run starts, unless "
+        "`hub.check=false`.",
+    ),
+    "LF924": (
+        "hub out of reach",
+        "No answer, or the network is off. The training itself does not need the hub: "
+        "`hub.check=false` starts it all the same, and `llmforge push REF` uploads later.",
+    ),
+    "LF929": (
+        "tokenizer without a BOS token",
+        "`hub.add_bos=true` lets the uploaded tokenizer begin texts with the BOS token, and there "
+        "is none. `hub.add_bos=null` uploads it as it is.",
+    ),
+    "LF910": (
+        "versions that were not registered",
+        "MLflow's registry did not take the run's checkpoints and model as versions. A warning: "
+        "they lie in the run folder, and `llmforge register RUN NAME` does it later.",
+    ),
+    "LF911": (
+        "weights that were not uploaded",
+        "MLflow did not take the files of a checkpoint or of the final model. A warning: they lie "
+        "in the run folder, and `llmforge register RUN NAME tracking.upload=final` tries again.",
+    ),
+    "LF912": (
+        "registry out of reach",
+        "Names and versions of models stand in MLflow at `tracking.uri`, which did not answer, or "
+        "nothing is tracked at all. A run's id or folder needs no registry.",
     ),
 }
 

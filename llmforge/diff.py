@@ -109,6 +109,8 @@ def effect_of(key: str, settings: Mapping[str, Any]) -> Effect:
         if spec is None or name not in spec.model_fields:
             break
         nested = spec.model_fields[name].annotation
+        if name in spec.by_name and index < len(path) - 1:
+            return spec.effect_within(name, path[index + 1])
         if index == len(path) - 1 or not (isinstance(nested, type) and issubclass(nested, Spec)):
             return spec.effect_of(name)
         spec = nested

@@ -242,10 +242,7 @@ def stage_fingerprints(
         settings = {key: asked.get(key, value) for key, value in chosen.items()}
         if stage != "prepare" and spec.checkpoint.best is not None:
             # when the best state is looked for decides which one is found
-            for key, value in (
-                ("evaluation.every", spec.evaluation.every),
-                ("checkpoint.every", spec.checkpoint.every),
-            ):
+            for key, value in _deciding(spec):
                 settings[key] = asked.get(key, value)
         if stage != "prepare" and spec.data.streaming and spec.trainer.workers > 1:
             # the processes take turns, one batch of all ranks each: how many there are and how
@@ -256,6 +253,20 @@ def stage_fingerprints(
             {"code": CODE_VERSION, "identity": parts, "settings": settings}
         )
     return found
+
+
+def _deciding(spec: RunSpec) -> Iterator[tuple[str, Any]]:
+    """What decides which state is the best one, beside the data and the weights."""
+    yield "evaluation.every", spec.evaluation.every
+    yield "checkpoint.every", spec.checkpoint.every
+    yield "evaluation.delay", spec.evaluation.delay
+    best = str(spec.checkpoint.best).removeprefix("eval_")
+    metric = spec.metrics.get(best)
+    if metric is not None:
+        yield f"metrics.{best}", metric.settings()
+    if best == "exact_match" or (metric is not None and type(metric).on == "text"):
+        yield "evaluation.exact_match_rows", spec.evaluation.exact_match_rows
+        yield "generation.max_new_tokens", spec.generation.max_new_tokens
 
 
 def _of_the_samples(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,5 +289,9 @@ def _chosen(spec: Spec, effects: tuple[Effect, ...], prefix: str = "") -> Iterat
         elif isinstance(value, dict) and any(isinstance(inner, Spec) for inner in value.values()):
             for key, inner in value.items():
                 yield from _chosen(inner, effects, f"{prefix}{name}.{key}.")
+        elif name in type(spec).by_name:
+            for key, inner in value.items():
+                if type(spec).effect_within(name, key) in effects:
+                    yield f"{prefix}{name}.{key}", inner
         elif type(spec).effect_of(name) in effects:
             yield f"{prefix}{name}", value

@@ -184,7 +184,7 @@ def _summary(plan: Plan) -> list[str]:
         )
         lines.append(
             f"  records    {estimate['evaluations']} evaluations during training, "
-            f"{estimate['checkpoints']} checkpoints"
+            f"{_saves(plan)}"
         )
     lines.append(f"  hardware   {hardware['count']} x {hardware['name']}")
     if "memory" in estimate:
@@ -198,6 +198,12 @@ def _summary(plan: Plan) -> list[str]:
         )
     lines.append(f"  folder     {plan.run_folder}")
     return lines
+
+
+def _saves(plan: Plan) -> str:
+    """How many checkpoints; of those by the clock only how often, since nobody knows how many."""
+    count, every = plan.estimate["checkpoints"], plan.settings["checkpoint"]["every"]
+    return f"a checkpoint every {every}" if count is None else f"{count} checkpoints"
 
 
 PHASES = ("load", "step", "evaluation", "save")

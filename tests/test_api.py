@@ -37,7 +37,7 @@ def test_compile_run_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_refused_plan_raises_every_finding() -> None:
     with pytest.raises(ConfigRefused) as refused:
-        llmforge.compile(["optimizer.lrr=1", "lora=smal", "checkpoint.hub_push=true"])
+        llmforge.compile(["optimizer.lrr=1", "lora=smal", "hub=push"])
 
     errors = [d.code for d in refused.value.diagnostics if d.is_error]
     assert errors == ["LF102", "LF101", "LF701"]

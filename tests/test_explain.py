@@ -66,7 +66,7 @@ def test_every_writer_is_named_the_last_first():
 
 
 def test_a_value_of_the_worker_alone():
-    text = explain("checkpoint.hub_private", [], ())
+    text = explain("card.license", [], ())
 
     assert "read by: the worker" in text
     assert "changing it runs nothing again" in text

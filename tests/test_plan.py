@@ -152,7 +152,7 @@ def test_solved_by_itself_or_given_it_is_the_same_run(compiled):
         "trainer.log_every=5",
         "trainer.workers=2",
         "checkpoint.keep=5",
-        "checkpoint.hub_private=false",
+        "card.license=mit",
         "model.attention=eager",
         "trainer.gradient_checkpointing=true",
         "collator.pad_to_multiple=16",

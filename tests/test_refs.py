@@ -10,8 +10,7 @@ import pytest
 from llmforge.diagnostics import ConfigRefused
 from llmforge.plan import Plan
 from llmforge.refs import (
-    _asked_for,
-    final_model,
+    find_model,
     load_plan,
     plan_of,
     plan_to_run,
@@ -107,8 +106,10 @@ def test_run_by_a_part_of_its_name(plan):
 def test_run_without_a_model_yet(plan):
     run = RunFolder.create(plan)
 
-    with pytest.raises(LookupError, match="is CREATED: it has no final model yet"):
-        final_model(run)
+    found = refused(find_model, "first")
+
+    assert (found.code, found.hint) == ("LF863", "llmforge runs")
+    assert found.message == f"run {run.run_id} is CREATED: it has no final model yet"
 
 
 def test_plan_to_run(plan):
@@ -126,15 +127,6 @@ def test_overrides_cannot_change_a_saved_plan(plan):
     found = refused(plan_to_run, asked(plan=saved, overrides=["name=a b"]))
 
     assert (found.code, found.hint) == ("LF116", "llmforge plan 'name=a b' -o plan.json")
-
-
-def test_generation_takes_over_what_is_asked_for_and_no_more():
-    assert _asked_for("generation", ["generation.max_new_tokens=9", "seed=3"], ()) == {
-        "max_new_tokens": 9
-    }
-    assert _asked_for("generation", ["generation=creative"], ()) == {
-        "max_new_tokens": 256, "sample": True, "temperature": 0.8, "top_p": 0.95
-    }  # fmt: skip
 
 
 def test_table_of_runs(plan):

@@ -52,13 +52,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explain": GROUND | {"schema", "compose", "compiler", "plan", "codes", "render", "diff"},
     "doctor": GROUND | {"compose", "compiler", "render"},
     "refs": GROUND | {"plan"},
+    "upload": GROUND | {"compose", "compiler", "plan", "refs", "run"},
     # the runner: it starts from a plan and never compiles
     "run": GROUND | {"schema", "plan", "plugins", "render", "track"},
     "track": GROUND | {"plan", "run"},
     "stages": GROUND | {"schema", "plan", "plugins", "run", "track", "build"},
     "build": GROUND | {"schema", "plan", "plugins", "samples", "sources"},
     # many runs: it compiles them all, and hands them to whatever launches jobs
-    "sweep": GROUND | {"schema", "compose", "compiler", "plan", "render", "run"},
+    "sweep": GROUND | {"schema", "compose", "compiler", "plan", "render", "run", "track"},
+    # pages and records of what lies in folders
+    "report": GROUND | {"plan", "render", "run", "sweep", "track"},
     # the ways in import what a verb needs inside that verb
     "__init__": {"version"},
     "__main__": {"cli"},
@@ -75,9 +78,11 @@ MAY_IMPORT_LATER: dict[str, set[str]] = {
     "plan": {"compiler", "plugins", "run"},
     "compiler": {"samples"},  # how many conversations the generator makes
     "codes": {"compiler"},  # rules explain themselves
-    "refs": {"compiler", "run", "build", "stages", "render"},  # a reference may name anything
+    "sweep": {"report"},  # the page that is written when a sweep ends
+    "refs": {"compiler", "compose", "run", "build", "render", "track"},  # a reference may name anything
     # the worker's half; which hardware is here; what changed since a checkpoint
     "run": {"stages", "build", "compiler", "diff"},
+    "stages": {"compiler"},  # settings of generation that a talk, or Python, changes
     "__init__": set(MAY_IMPORT),
     "cli": set(MAY_IMPORT),
     "verbs": set(MAY_IMPORT),

@@ -23,6 +23,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from llmforge.build.batches import Made, Makers, trained
 from llmforge.build.data import Item
 from llmforge.build.errors import DataRefused
+from llmforge.build.sample import REJECTED_IDS, REJECTED_LABELS
 
 _PLACES_SHOWN = 5
 
@@ -39,10 +40,25 @@ Digests = np.ndarray[Any, np.dtype[np.uint64]]
 class Side:
     """One file being written: the training samples, or those of all evaluation sets."""
 
-    def __init__(self, path: Path, receipt: TextIO, longest: int, with_prompts: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        receipt: TextIO,
+        longest: int,
+        with_prompts: bool,
+        with_pairs: bool = False,
+    ) -> None:
+        """
+        Args:
+            path: of the file.
+            receipt: takes a line for each row that is left out or cut.
+            longest: tokens that a sample may have.
+            with_prompts: keep what people read as the question.
+            with_pairs: samples are pairs; `length` is the longer one's.
+        """
         self._path, self._receipt, self._longest = path, receipt, longest
-        self._with_prompts = with_prompts
-        self._schema = _schema(with_prompts)
+        self._with_prompts, self._with_pairs = with_prompts, with_pairs
+        self._schema = _schema(with_prompts, with_pairs)
         self._tokens = hashlib.sha256()
         self._digests: list[Digests] = []
         self._lengths: list[Any] = []
@@ -118,8 +134,8 @@ class Side:
         counts["used"] += len(batch) - len(made.rejected) - len(made.too_long)
         counts["samples"] += len(made.lengths)
         counts["truncated"] += len(made.cut)
-        counts["tokens"] += len(made.ids)
-        counts["tokens_trained"] += trained(made.labels)
+        counts["tokens"] += len(made.ids) + len(made.rejected_ids)
+        counts["tokens_trained"] += trained(made.labels) + trained(made.rejected_labels)
         counts["tokens_cut"] += sum(made.cut.values())
         counts["ends_trained"] += made.ends
 
@@ -134,18 +150,35 @@ class Side:
             np.concatenate([getattr(made, column) for made in held])
             for column in ("ids", "labels", "lengths", "owners")
         )
-        offsets = np.zeros(len(lengths) + 1, np.int32)
-        np.cumsum(lengths, out=offsets[1:])
+        offsets = _offsets(lengths)
         self._tokens.update(ids)
         self._tokens.update(labels)
+        digests = _digests(ids, offsets)
+        worse: list[Any] = []
+        if self._with_pairs:
+            ids_, labels_, lengths_ = (
+                np.concatenate([getattr(made, f"rejected_{column}") for made in held])
+                for column in ("ids", "labels", "lengths")
+            )
+            places = _offsets(lengths_)
+            self._tokens.update(ids_)
+            self._tokens.update(labels_)
+            # a pair is the same where both answers are, each in its place
+            digests = digests * np.uint64(3) + _digests(ids_, places)
+            lengths = np.maximum(lengths, lengths_)
+            worse = [
+                pa.ListArray.from_arrays(pa.array(places), pa.array(each))
+                for each in (ids_, labels_)
+            ]
         self._lengths.append(lengths)
-        self._digests.append(_digests(ids, offsets))
+        self._digests.append(digests)
         columns = [
             pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids)),
             pa.ListArray.from_arrays(pa.array(offsets), pa.array(labels)),
             pa.array(lengths),
             pa.array(owners),
             pa.array(np.full(len(lengths), number, np.int16)),
+            *worse,
         ]
         if self._with_prompts:
             columns.append(
@@ -154,10 +187,19 @@ class Side:
         return pa.record_batch(columns, schema=self._schema)
 
 
-def _schema(with_prompts: bool) -> Any:
+def _offsets(lengths: Any) -> Any:
+    """Where each sample begins, and where the last one ends."""
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _schema(with_prompts: bool, with_pairs: bool) -> Any:
     tokens = pa.list_(pa.int32())
     columns = [("input_ids", tokens), ("labels", tokens), ("length", pa.int32())]
     columns += [("source_row", pa.int64()), ("set", pa.int16())]
+    if with_pairs:
+        columns += [(REJECTED_IDS, tokens), (REJECTED_LABELS, tokens)]
     return pa.schema(columns + ([("prompt", pa.string())] if with_prompts else []))
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from llmforge import plugins
 from llmforge.build.data import Item
 from llmforge.build.extending import sample_builder
-from llmforge.build.sample import IGNORED, Rejected, Sample, fit
+from llmforge.build.sample import IGNORED, Pair, Rejected, Sample, fit
 from llmforge.build.templates import stop_ids
 from llmforge.build.tokenize import begin
 from llmforge.plan import Plan
@@ -61,6 +61,12 @@ class Made:
     """Of each sample, the number of its row among the rows and drops of the batch."""
     prompts: list[str] = field(default_factory=list)
     """Of each sample; empty where nobody asked for them."""
+    rejected_ids: Tokens = field(default_factory=lambda: np.empty(0, np.int32))
+    """As `ids`, of the worse answers of pairs; empty for other samples."""
+    rejected_labels: Tokens = field(default_factory=lambda: np.empty(0, np.int32))
+    """As `labels`."""
+    rejected_lengths: Tokens = field(default_factory=lambda: np.empty(0, np.int32))
+    """As `lengths`."""
     ends: int = 0
     """Tokens that end a turn or a text and carry loss."""
     cut: dict[int, int] = field(default_factory=dict)
@@ -108,14 +114,14 @@ class Maker:
             if isinstance(sample, Rejected):
                 made.rejected.append((number, sample.reason, sample.detail))
                 continue
-            if self._truncation == "refuse" and len(sample.ids) > self._longest:
-                made.too_long.append((number, len(sample.ids)))
+            if self._truncation == "refuse" and sample.longest > self._longest:
+                made.too_long.append((number, sample.longest))
                 continue
             fitted = fit(sample, self._longest, self._truncation)
             if isinstance(fitted, Rejected):
                 made.rejected.append((number, fitted.reason, fitted.detail))
                 continue
-            if cut := len(sample.ids) - sum(len(piece.ids) for piece in fitted):
+            if cut := sample.size - sum(piece.size for piece in fitted):
                 made.cut[number] = cut
             samples += fitted
             owners += [number] * len(fitted)
@@ -123,6 +129,10 @@ class Maker:
             made.ids = np.concatenate([np.asarray(s.ids, np.int32) for s in samples])
             made.labels = np.concatenate([np.asarray(s.labels, np.int32) for s in samples])
             made.ends = int(np.isin(made.labels, self._ends).sum())
+        if worse := [s.rejected for s in samples if isinstance(s, Pair)]:
+            made.rejected_ids = np.concatenate([s.ids for s in worse])
+            made.rejected_labels = np.concatenate([s.labels for s in worse])
+            made.rejected_lengths = np.fromiter((len(s.ids) for s in worse), np.int32, len(worse))
         made.lengths = np.fromiter((len(s.ids) for s in samples), np.int32, len(samples))
         made.owners = np.asarray(owners, np.int64)
         made.prompts = [s.prompt for s in samples] if with_prompts else []

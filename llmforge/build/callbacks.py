@@ -30,7 +30,8 @@ __all__ = [
 Record = Callable[[Mapping[str, float], int], None]
 """Takes named numbers and the optimizer step they belong to."""
 
-RENAMED = {"loss": "train_loss"}
+RENAMED = {"loss": "train_loss", "eval_exact_match": "exact_match"}
+"""The Trainer's names, where the project has others."""
 DROPPED = ("_runtime", "_per_second", "_preparation_time", "total_flos", "num_input_tokens_seen")
 
 

@@ -23,7 +23,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llmforge.build.sample import IGNORED
+from llmforge.build.sample import IGNORED, REJECTED_IDS, REJECTED_LABELS
+
+REFERENCE_LOGPS = ("ref_chosen_logps", "ref_rejected_logps")
+"""Columns that TRL adds to pairs whose reference is computed beforehand, [batch] each."""
 
 Whole = npt.NDArray[np.int64]
 
@@ -58,8 +61,18 @@ class Collator:
     """Attention implementation of the model, as transformers names it."""
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Items with `segments` are packs. A column `set` becomes a tensor `set`, [batch]."""
-        batch = self._packed(samples) if "segments" in samples[0] else self._padded(samples)
+        """Items with `segments` are packs. A column `set` becomes a tensor `set`, [batch].
+
+        Of pairs the batch holds all better answers and then all worse ones: [2 * batch, time].
+        """
+        rows = samples
+        if REJECTED_IDS in samples[0]:
+            worse = ({"input_ids": s[REJECTED_IDS], "labels": s[REJECTED_LABELS]} for s in samples)
+            rows = [*samples, *worse]
+        batch = self._packed(rows) if "segments" in rows[0] else self._padded(rows)
+        for name in REFERENCE_LOGPS:
+            if name in samples[0]:
+                batch[name] = torch.tensor([float(sample[name]) for sample in samples])
         if "set" in samples[0]:
             batch["set"] = torch.tensor([int(sample["set"]) for sample in samples])
         return batch

@@ -19,7 +19,7 @@ import numpy as np
 
 from llmforge.build.errors import DataChanged
 from llmforge.plan import Plan
-from llmforge.schema.data import BuiltinData, Rows, Source
+from llmforge.schema.data import BuiltinPairs, GeneratedData, Rows, Source
 from llmforge.sources.base import Part, Row, Unusable
 from llmforge.sources.flow import Dropped, Flow, Kept
 from llmforge.sources.functions import find_transform
@@ -238,20 +238,26 @@ def _reopened(source: Source, facts: Iterable[Mapping[str, Any]]) -> tuple[Part,
 
 
 def builtin_splits(plan: Plan) -> Splits:
-    """Builder of `data.kind=builtin`: the conversations that llmforge generates.
+    """Builder of `data.kind=builtin` and `builtin_pairs`: conversations that llmforge generates.
 
     The split is the generator's own: held-out questions combine known words and known phrasings
     in a way that training never shows.
     """
     from llmforge.samples.conversations import generate, split
+    from llmforge.samples.pairs import pair
 
     spec = plan.spec.data
-    assert isinstance(spec, BuiltinData)  # noqa: S101 - the registry chose this builder by it
+    assert isinstance(spec, GeneratedData)  # noqa: S101 - the registry chose this builder by it
     rows = generate(spec.generator_seed, spec.rows)
     number = {id(row): index for index, row in enumerate(rows, 1)}
 
     def as_rows(side: Sequence[dict[str, Any]]) -> list[Item]:
-        return [Row("builtin", number[id(row)], {"messages": row["messages"]}) for row in side]
+        return [Row("builtin", number[id(row)], values(row)) for row in side]
+
+    def values(row: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(spec, BuiltinPairs):
+            return pair(row, spec.generator_seed)
+        return {"messages": row["messages"]}
 
     if spec.eval_fraction == 0:
         return Splits(as_rows(rows)[: spec.max_train_rows], {})

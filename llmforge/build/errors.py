@@ -2,18 +2,22 @@
 
 In: an exception out of a library, and the section that was being built. Out: `BuildError`, which
 names the section, where its setting came from, and the original type and message. The data's own
-faults (`DataChanged`, `DataRefused`) and a run gone numerically wrong (`NonFiniteLoss`) speak for
-themselves and are never wrapped.
+faults (`DataChanged`, `DataRefused`), a run gone numerically wrong (`NonFiniteLoss`) and a metric
+that no evaluation reports (`MetricMissing`) speak for themselves and are never wrapped.
 
 This module does not classify failures of a run: `run/` does, by type and through `__cause__`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from llmforge.plan import Plan
+
+if TYPE_CHECKING:
+    from llmforge.build.culprits import Culprit
 
 
 class DataChanged(Exception):
@@ -30,7 +34,7 @@ class NonFiniteLoss(RuntimeError):
     The weights are still those of the last good step.
     """
 
-    def __init__(self, step: int, what: str) -> None:
+    def __init__(self, step: int, what: str, culprits: Sequence[Culprit] = ()) -> None:
         super().__init__(
             f"{what} at optimizer step {step}; the step was not taken, so the weights are still "
             f"those of step {step - 1}"
@@ -39,6 +43,21 @@ class NonFiniteLoss(RuntimeError):
         """The optimizer step that was about to be taken, counted from 1."""
         self.what = what
         """`loss is nan`, `gradient norm is inf`, ..."""
+        self.culprits = tuple(culprits)
+        """Micro batches that are to blame, of all processes."""
+        self.told: tuple[str, ...] = ()
+        """The same for people, with files and lines; see `stages/culprits.py`."""
+
+
+class MetricMissing(RuntimeError):
+    """An evaluation did not report the metric by which the best checkpoint is chosen."""
+
+    def __init__(self, metric: str, reported: Mapping[str, Any]) -> None:
+        apart = ("_runtime", "_per_second", "_preparation_time")
+        names = ", ".join(name for name in reported if not name.endswith(apart))
+        super().__init__(f"the evaluation did not report `{metric}`; it reported {names}")
+        self.metric = metric
+        """The setting `checkpoint.best`."""
 
 
 class BuildError(RuntimeError):
@@ -55,7 +74,7 @@ class BuildError(RuntimeError):
         """Where the choice was made: `conf/lora/small.yaml:4 chosen by lora=small`."""
 
 
-_SPEAKS_FOR_ITSELF = (BuildError, DataChanged, DataRefused, NonFiniteLoss)
+_SPEAKS_FOR_ITSELF = (BuildError, DataChanged, DataRefused, MetricMissing, NonFiniteLoss)
 
 
 @contextmanager

@@ -15,16 +15,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from llmforge.build.adapter import real_positions_only
 from llmforge.build.adapter_files import base_weights, save_adapter
 from llmforge.build.model import check_safe_weights, dtype_of, set_stops
 from llmforge.build.parts import Parts
 from llmforge.build.prepared import sync
 from llmforge.build.quantized import keep_layout
-from llmforge.build.tokenizer import open_tokenizer
 from llmforge.build.trainer import ForgeTrainer
 from llmforge.plan import Plan
 
@@ -92,33 +90,31 @@ def load(folder: str | Path, dtype: str | None = None) -> tuple[Any, Any]:
     Raises:
         FileNotFoundError: no folder, no safetensors in it, or the adapter's base is gone.
     """
+    from llmforge.build.loading import load_place  # both stand above this module
+    from llmforge.build.places import Folder
+
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no model folder {folder}")
-    tokenizer = open_tokenizer(folder)
-    if not (folder / ADAPTER_CONFIG).is_file():
-        return _load_weights(folder, dtype), tokenizer
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise FileNotFoundError(f"{folder} holds an adapter's config, but no {ADAPTER_WEIGHTS}")
-    config = PeftConfig.from_pretrained(str(folder))
-    own = folder / BASE
-    base = own if own.is_dir() else Path(config.base_model_name_or_path)
-    if not base.is_dir() and (base.is_absolute() or not config.base_model_name_or_path):
-        raise FileNotFoundError(
-            f"the adapter in {folder} needs its base model {base}, which is gone"
-        )
-    model = PeftModel.from_pretrained(
-        _load_weights(base, dtype, config.revision), str(folder), config=config
-    )
-    if config.peft_type == "PROMPT_TUNING":
-        real_positions_only(model)
-    set_stops(model, tokenizer)
-    return model.eval(), tokenizer
+    return load_place(Folder(folder), dtype)
 
 
-def _load_weights(source: Path, dtype: str | None, revision: str | None = None) -> Any:
+def load_weights(
+    source: Path, dtype: str | None, revision: str | None = None, **keywords: Any
+) -> Any:
+    """Weights of a folder or hub repository, from safetensors only and without its code.
+
+    Args:
+        source: folder or hub name.
+        dtype: None keeps the format they were saved in.
+        revision: on the hub.
+        keywords: more for `from_pretrained`: `device_map`, `quantization_config`.
+
+    Raises:
+        FileNotFoundError: a folder without safetensors.
+    """
     # said aloud, since the library's own default asks a person at the terminal
-    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, **keywords}
     options["dtype"] = dtype_of(dtype) if dtype else "auto"
     if source.is_dir():
         check_safe_weights(source)

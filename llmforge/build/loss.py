@@ -80,22 +80,27 @@ class HeldOut:
         """Add samples.
 
         Args:
-            per_sample: [batch, 2], nll and tokens.
+            per_sample: [batch, 2], nll and tokens; or more numbers, of a class that tells others.
             which: [batch], the number of each sample's evaluation set.
         """
         if self._sums is None:
-            self._sums = per_sample.new_zeros(max(1, len(self._sets)), 2, dtype=torch.float64)
+            shape = max(1, len(self._sets)), per_sample.shape[1]
+            self._sums = per_sample.new_zeros(shape, dtype=torch.float64)
         self._sums.index_add_(0, which.to(per_sample.device).long(), per_sample.double())
 
     def metrics(self, prefix: str = "eval") -> dict[str, float]:
         """Figures over all samples, and of each set where there are several."""
         sums = [] if self._sums is None else self._sums.tolist()
-        whole = (sum(nll for nll, _ in sums), sum(tokens for _, tokens in sums))
-        found = loss_metrics(*whole, prefix)
+        found = self._figures([sum(column) for column in zip(*sums, strict=True)], prefix)
         if len(self._sets) > 1:
-            for name, (nll, tokens) in zip(self._sets, sums, strict=False):
-                found |= loss_metrics(nll, tokens, f"{prefix}_{name}")
+            for name, of_set in zip(self._sets, sums, strict=False):
+                found |= self._figures(of_set, f"{prefix}_{name}")
         return found
+
+    def _figures(self, sums: list[float], prefix: str) -> dict[str, float]:
+        """Of summed numbers; empty where there was no sample."""
+        nll, tokens = sums or (0.0, 0.0)
+        return loss_metrics(nll, tokens, prefix)
 
 
 def set_numbers(inputs: dict[str, Any], samples: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Metrics of the user's own: numbers per sample, summed, and one figure of the sums.
+"""Metrics, shipped and of the user's own: numbers per sample, summed, and one figure of the sums.
 
 In: logits and labels of one batch after the other, or answers with their references. Out:
 `eval_<name>`, of several evaluation sets over all of them and as `eval_<set>_<name>`.
@@ -10,11 +10,14 @@ and number of processes, and a sample that fills up the last batch counts once.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from llmforge.build.sample import IGNORED
 
 if TYPE_CHECKING:
     from llmforge.build.loss import HeldOut
@@ -35,10 +38,11 @@ class Metric(ABC):
 class LogitsMetric(Metric):
     """A metric on what the model predicts for each token; measured at every evaluation.
 
-        class TokenAccuracy(llmforge.LogitsMetric):
+        class Entropy(llmforge.LogitsMetric):
             def measure(self, logits, labels):
-                right = (logits.argmax(dim=-1) == labels) & (labels != -100)
-                return torch.stack([right.sum(dim=1), (labels != -100).sum(dim=1)], dim=1)
+                counted = labels != -100
+                entropy = torch.distributions.Categorical(logits=logits).entropy()
+                return torch.stack([(entropy * counted).sum(dim=1), counted.sum(dim=1)], dim=1)
 
             def compute(self, sums):
                 return sums[0] / max(sums[1], 1)
@@ -60,10 +64,28 @@ class LogitsMetric(Metric):
         """
 
 
-class TextMetric(Metric):
-    """A metric on generated answers; measured at the end of a run, on the rows that are asked.
+class TokenAccuracy(LogitsMetric):
+    """Builder of `kind=token_accuracy`: the share of tokens that the model thinks likeliest.
 
-    Those are `evaluation.exact_match_rows` rows, answered greedily.
+    Of the tokens that carry loss; each is predicted from the true ones before it.
+    """
+
+    def measure(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """[batch, 2]: tokens hit, tokens predicted."""
+        counted = labels != IGNORED
+        hit = (logits.argmax(dim=-1) == labels) & counted
+        return torch.stack([hit.sum(dim=1), counted.sum(dim=1)], dim=1)
+
+    def compute(self, sums: Sequence[float]) -> float:
+        """A share from 0 to 1; NaN where nothing carries loss."""
+        return sums[0] / sums[1] if sums[1] else math.nan
+
+
+class TextMetric(Metric):
+    """A metric on generated answers, measured on the rows that are asked.
+
+    Those are `evaluation.exact_match_rows` rows, answered greedily, at the end of a run, or at
+    every evaluation (`evaluation.answers=always`).
     """
 
     @abstractmethod

@@ -206,8 +206,8 @@ class PackedDataset(torch.utils.data.Dataset):  # type: ignore[misc]
     """Packs as the items of a data set: `len`, `[i]`, and picklable, as a data loader needs it.
 
     Item i is `input_ids` and `labels`, each [tokens], `segments`, the length of each sample in it,
-    and `length`, their sum. The first label of each sample is -100: nothing before it belongs to
-    it, so nothing can predict it.
+    `length`, their sum, and `samples`, their numbers. The first label of each sample is -100:
+    nothing before it belongs to it, so nothing can predict it.
     """
 
     def __init__(self, samples: Any, packs: Packs) -> None:
@@ -238,6 +238,7 @@ class PackedDataset(torch.utils.data.Dataset):  # type: ignore[misc]
             "labels": labels,
             "segments": segments.tolist(),
             "length": len(labels),
+            "samples": rows.tolist(),
         }
 
     @cached_property

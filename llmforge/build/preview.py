@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmforge.build.sample import IGNORED
+from llmforge.build.sample import IGNORED, REJECTED_IDS
 
 State = Literal["trained", "masked", "padding"]
 
@@ -34,22 +34,29 @@ def preview(dataset: Any, collator: Any, tokenizer: Any, count: int, seed: int) 
     """`count` items chosen by the seed, in the order of the data."""
     # RandomState: its stream is frozen across versions of numpy (NEP 19)
     order = np.random.RandomState(seed % 2**32).permutation(len(dataset))
-    return [_show(dataset[int(n)], int(n), collator, tokenizer) for n in sorted(order[:count])]
+    numbers = [int(n) for n in sorted(order[:count])]
+    found = [(n, row) for n in numbers for row in range(2 if REJECTED_IDS in dataset[n] else 1)]
+    return [_show(dataset[n], n, collator, tokenizer, row) for n, row in found]
 
 
-def _show(item: dict[str, Any], number: int, collator: Any, tokenizer: Any) -> Shown:
+def _show(item: dict[str, Any], number: int, collator: Any, tokenizer: Any, row: int) -> Shown:
+    """A row of the batch that the item alone makes: of a pair there are two."""
     segments = [int(length) for length in item.get("segments", ())]
     batch = collator([item])
-    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
-    begin = len(ids) - int(item["length"]) if collator.side == "left" else 0
-    real = [begin <= place < begin + int(item["length"]) for place in range(len(ids))]
+    ids, labels = batch["input_ids"][row].tolist(), batch["labels"][row].tolist()
+    length = int(item["length"])
+    title = f"pack {number} of {len(segments)} samples" if segments else f"sample {number}"
+    if REJECTED_IDS in item:
+        length = len(item[("input_ids", REJECTED_IDS)[row]])
+        title = f"pair {number}, {('chosen', 'rejected')[row]}"
+    begin = len(ids) - length if collator.side == "left" else 0
+    real = [begin <= place < begin + length for place in range(len(ids))]
     # the first token of a sample carries no label, and yet it is the sample's
     states: list[State] = [
         "padding" if not there else "masked" if label == IGNORED else "trained"
         for label, there in zip(labels, real, strict=True)
     ]
     starts = set(np.cumsum([begin, *segments[:-1]]).tolist()) if len(segments) > 1 else set()
-    title = f"pack {number} of {len(segments)} samples" if segments else f"sample {number}"
     return Shown(
         title,
         list(_pieces(ids, states, starts, tokenizer)),

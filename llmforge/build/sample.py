@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 IGNORED = -100
 """Label of a token without loss (PyTorch's `ignore_index`)."""
 
+REJECTED_IDS, REJECTED_LABELS = "rejected_input_ids", "rejected_labels"
+"""Columns of the worse answers of pairs, beside `input_ids` and `labels` of the better ones."""
+
 Ids = NDArray[np.int32]
 
 
@@ -52,6 +55,16 @@ class Sample:
         """Tokens with loss."""
         return int(np.count_nonzero(self.labels != IGNORED))
 
+    @property
+    def size(self) -> int:
+        """Tokens in all."""
+        return len(self.ids)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence: the length that must fit."""
+        return len(self.ids)
+
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Sample)
@@ -63,13 +76,42 @@ class Sample:
     __hash__ = None  # type: ignore[assignment]  # arrays can be changed
 
 
+@dataclass(eq=False, init=False)
+class Pair(Sample):
+    """Two answers to one prompt; as a sample it is the better one."""
+
+    rejected: Sample
+    """Prompt and worse answer."""
+
+    def __init__(self, chosen: Sample, rejected: Sample) -> None:
+        super().__init__(chosen.ids, chosen.labels, chosen.prompt)
+        self.rejected = rejected
+
+    @property
+    def size(self) -> int:
+        """Tokens of both, the prompt counted twice."""
+        return len(self.ids) + len(self.rejected.ids)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer one."""
+        return max(len(self.ids), len(self.rejected.ids))
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, Pair) and self.rejected == other.rejected
+        return same and super().__eq__(other)
+
+    __hash__ = None  # arrays can be changed
+
+
 @dataclass(frozen=True)
 class Rejected:
     """A row that becomes no sample."""
 
     reason: str
-    """`empty`, `no_trained_token`, `over_max_length` or `template` (the chat template refuses the
-    row, or does not render it so that its answers can be found)."""
+    """`empty`, `no_trained_token`, `over_max_length`, `template` (the chat template refuses the
+    row, or does not render it so that its answers can be found) or `same_answers` (of a pair, in
+    tokens, after cutting)."""
     detail: str = ""
     """What to tell people: the template's message, the row's length. May be empty."""
 
@@ -82,7 +124,12 @@ def fit(sample: Sample, max_length: int, truncation: str) -> list[Sample] | Reje
     it. Pieces without a token that carries loss are left out and counted in `cut`, like what is cut
     off; a sample of which nothing else is left is rejected. The first token of a piece carries no
     loss, having nothing before it to be told from.
+
+    Of a pair each sequence is cut by itself, never split; it is rejected where one of the two is,
+    or where nothing is left that tells them apart.
     """
+    if isinstance(sample, Pair):
+        return _fit_pair(sample, max_length, truncation)
     length = len(sample.ids)
     if length <= max_length:
         return [sample] if sample.trained else Rejected("no_trained_token")
@@ -101,3 +148,19 @@ def fit(sample: Sample, max_length: int, truncation: str) -> list[Sample] | Reje
         return Rejected("no_trained_token", f"nothing to learn is left of {length} tokens")
     pieces[0].cut = sample.cut + length - sum(len(piece.ids) for piece in pieces)
     return pieces
+
+
+def _fit_pair(pair: Pair, max_length: int, truncation: str) -> list[Sample] | Rejected:
+    chosen = Sample(pair.ids, pair.labels, pair.prompt)
+    fitted = []
+    for name, side in (("chosen", chosen), ("rejected", pair.rejected)):
+        found = fit(side, max_length, truncation)
+        if isinstance(found, Rejected):
+            return Rejected(found.reason, ", ".join(filter(None, (name, found.detail))))
+        fitted.append(found[0])
+    if np.array_equal(fitted[0].ids, fitted[1].ids):
+        whole = pair.longest <= max_length
+        return Rejected("same_answers", "" if whole else f"after cutting {pair.longest} tokens")
+    made = Pair(*fitted)
+    made.cut = pair.size - made.size
+    return [made]

@@ -183,7 +183,8 @@ class EvaluationApart(TrainerCallback):  # type: ignore[misc]
             entry.get("step") == state.global_step and "eval_loss" in entry
             for entry in state.log_history
         )
-        if state.global_step % state.eval_steps == 0 and not done:
+        due = state.global_step % state.eval_steps == 0 and args.eval_delay <= state.global_step
+        if due and not done:
             metrics = self.trainer.evaluate()
             self.trainer._determine_best_metric(metrics=metrics, trial=None)  # noqa: SLF001 - the Trainer's own step after an evaluation
 

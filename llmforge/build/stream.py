@@ -69,7 +69,8 @@ def _own_words(text: str, name: str) -> str:
 
 
 class StreamedDataset(torch.utils.data.IterableDataset):  # type: ignore[misc]
-    """Samples of the training rows: `input_ids`, `labels` (arrays of int32) and `length`.
+    """Samples of the training rows: `input_ids`, `labels` (arrays of int32), `length`, and `place`,
+    the file and line of the row.
 
     The stream has no end, so that the Trainer sees one epoch of `trainer.max_steps` steps and a
     resumed run, which reads and skips what was trained on, comes to the very sample that is next,
@@ -151,11 +152,12 @@ class StreamedDataset(torch.utils.data.IterableDataset):  # type: ignore[misc]
                 f"{self._plan.spec.collator.max_length}; hint: collator.truncation=right"
             )
         borders = [0, *np.cumsum(made.lengths).tolist()]
-        for start, end in pairwise(borders):
+        for (start, end), owner in zip(pairwise(borders), made.owners.tolist(), strict=True):
             yield {
                 "input_ids": made.ids[start:end],
                 "labels": made.labels[start:end],
                 "length": end - start,
+                "place": batch[owner].place,
             }
 
     # what is lost

@@ -113,7 +113,7 @@ _NOTHING: Ids = np.empty(0, np.int32)
 
 
 class _Mask:
-    """The last step: encoded texts to samples, with one tokenizer's marks."""
+    """The last step: encoded texts to samples, with one tokenizer's marks and end tokens."""
 
     def __init__(self, tokenizer: Any, plan: Plan) -> None:
         self.encoder = Encoder(tokenizer)
@@ -191,6 +191,11 @@ class _Mask:
             elif not encoded.blank(place):
                 break
         return last
+
+
+def mask_of(tokenizer: Any, plan: Plan) -> _Mask:
+    """The last step of a `Masker`, for builders that lay rows out in another way."""
+    return _Mask(tokenizer, plan)
 
 
 lm_sample = Masker(lay_out_lm)

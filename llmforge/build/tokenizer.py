@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ def make_tokenizer(plan: Plan, rows: Iterable[Row]) -> Any:
         ValueError: the tokenizer has no fast (offset-giving) form, or its template cannot stop.
     """
     spec = plan.spec.tokenizer
+    first, rows = _first(rows)
+    # pairs may be of texts or of chats
+    pair_of_chats = first is not None and isinstance(first.values.get("chosen"), dict)
+    chats = plan.spec.collator.kind == "chat" or pair_of_chats
     if spec.source == "train":
         longest = int(plan.spec.collator.max_length)
         tokenizer = train_tokenizer(texts(rows), spec.vocabulary, longest)
@@ -50,9 +55,16 @@ def make_tokenizer(plan: Plan, rows: Iterable[Row]) -> Any:
         tokenizer = open_tokenizer(spec.source)
     # first, since a shipped template writes BOS where the tokenizer begins texts with it
     set_edges(tokenizer, spec.add_bos, spec.add_eos)
-    set_chat_template(tokenizer, spec.chat_template, chats=plan.spec.collator.kind == "chat")
+    set_chat_template(tokenizer, spec.chat_template, chats=chats)
     give_padding(tokenizer)
     return tokenizer
+
+
+def _first(rows: Iterable[Row]) -> tuple[Row | None, Iterable[Row]]:
+    """The first row, and all of them."""
+    left = iter(rows)
+    first = next(left, None)
+    return first, left if first is None else chain((first,), left)
 
 
 def set_edges(tokenizer: Any, bos: bool | str, eos: bool | str) -> None:
@@ -143,6 +155,8 @@ def texts(rows: Iterable[Row]) -> Iterator[str]:
     """What a tokenizer is trained on: contents and roles, without the template's marks."""
     for row in rows:
         values = row.values
+        if isinstance(values.get("chosen"), dict):  # a pair of chats
+            values = {"messages": [*values["prompt"], values["chosen"], values["rejected"]]}
         if "messages" in values:
             for message in values["messages"]:
                 calls = message.get("tool_calls")
@@ -157,7 +171,10 @@ def texts(rows: Iterable[Row]) -> Iterator[str]:
             yield "\n".join("\n".join(p) if isinstance(p, list) else p for p in parts)
 
 
-_TEXTS = ("text", "text_parts", "prompt", "completion", "instruction", "input", "output")
+_TEXTS = (
+    *("text", "text_parts", "prompt", "completion", "instruction", "input", "output"),
+    *("chosen", "rejected"),
+)
 
 
 def give_padding(tokenizer: Any) -> None:

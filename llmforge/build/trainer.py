@@ -12,15 +12,16 @@ compiler's, callbacks are `run/`'s.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import (
     PrinterCallback,
     TrainerCallback,
-    TrainingArguments,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -28,11 +29,12 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from llmforge import registry
 from llmforge.build.allocation import adapter_callbacks
+from llmforge.build.arguments import training_arguments
+from llmforge.build.culprits import Culprit, Measure, Numbered, StepMemory
 from llmforge.build.errors import NonFiniteLoss, building
 from llmforge.build.experiment import active
 from llmforge.build.extending import load_class, own_callbacks, own_fields
 from llmforge.build.groups import parameter_groups
-from llmforge.build.library_names import current_names
 from llmforge.build.loss import HeldOut, measured, set_numbers
 from llmforge.build.loss_kernels import LeanLoss
 from llmforge.build.measures import Measures, held_out_figures, measured_too
@@ -58,17 +60,25 @@ class ForgeTrainer(SealedSaves):
     optimizer step when loss or gradient norm is not finite.
     """
 
+    OWN_LOSS = False
+    """The class computes its loss itself, by no kernel of `trainer.loss_kernel`."""
+
     optimizer_cls_and_kwargs: Any
+    data_collator: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._losses: list[torch.Tensor] = []
+        self._step = StepMemory()
         self._skipped = 0
         self._held_out = HeldOut(())
         self.sets: list[str] = []
         """Names of the evaluation sets."""
         self.measures = Measures({})
-        """Metrics of the user's own on logits."""
+        """Metrics on logits."""
+        self.answers: Callable[[], Mapping[str, float]] | None = None
+        """Gives figures of generated answers at every evaluation during training; None asks for
+        none then."""
         self.first_batch: Callable[[Any, dict[str, Any]], None] | None = None
         """Called once with the wrapped model and the first training batch."""
         self.groups: Mapping[str, Any] | None = None
@@ -79,6 +89,17 @@ class ForgeTrainer(SealedSaves):
         """Computes the loss without whole logits; None leaves it to the model."""
         self.schedule: MakeSchedule | None = None
         """Makes the scheduler; None leaves it to the training arguments."""
+
+    @classmethod
+    def arguments_for(cls, plan: Plan, output_dir: Path) -> Any:
+        """The training arguments of a plan, in the class that this trainer takes."""
+        return training_arguments(plan.lowered["training_arguments"], output_dir)
+
+    @classmethod
+    def keywords_for(cls, plan: Plan, parts: Parts) -> dict[str, Any]:
+        """What this trainer is made of besides the parts that every one gets."""
+        del plan, parts
+        return {}
 
     # evaluation
 
@@ -91,6 +112,10 @@ class ForgeTrainer(SealedSaves):
     ) -> tuple[torch.Tensor, None, None]:
         """Loss of one batch; the exact sums are kept for the end of the loop."""
         return self._measure(model, self._prepare_inputs(inputs)), None, None
+
+    def _new_sums(self) -> HeldOut:
+        """Where the sums of an evaluation are kept; they say which figures it gives."""
+        return HeldOut(self.sets)
 
     def _measure(self, model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
         inputs = dict(inputs)
@@ -114,16 +139,22 @@ class ForgeTrainer(SealedSaves):
         self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> Any:
         """Hugging Face's loop, its mean of batch means replaced by the exact loss."""
-        self._held_out = HeldOut(self.sets)
+        self._held_out = self._new_sums()
         self.measures.reset()
-        if self.is_in_train or self.accelerator._models:  # noqa: SLF001 - no public way to ask
+        if self.is_in_train or self._is_wrapped():
             output = super().evaluation_loop(
                 dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs
             )
         else:
             output = self._evaluate_untouched(dataloader)
         output.metrics.update(held_out_figures(self._held_out, self.measures, metric_key_prefix))
+        if self.is_in_train and self.answers is not None:
+            output.metrics.update(self.answers())
         return output
+
+    def _is_wrapped(self) -> bool:
+        """Was the model prepared for several processes, or for training, before?"""
+        return bool(self.accelerator._models)  # noqa: SLF001 - no public way to ask
 
     def _evaluate_untouched(self, dataloader: Any) -> EvalLoopOutput:
         """The same before training, without wrapping the model.
@@ -175,12 +206,12 @@ class ForgeTrainer(SealedSaves):
         """Called once per optimizer step, before it: the one place to wait for the device."""
         norm = super()._get_grad_norm(model, grad_norm)
         losses, self._losses = self._losses, []
-        if losses:
-            self._check_finite("loss", torch.stack(losses).sum())
+        if losses and self._anywhere(not _finite(torch.stack(losses).sum())):
+            self._refuse_step("loss", losses)
         if norm is None or _finite(norm):
             self._skipped = 0
         elif self.accelerator.scaler is None or self._skipped >= SKIPPED_STEPS_ALLOWED:
-            self._check_finite("gradient norm", norm)
+            self._refuse_step("gradient norm", losses, norm)
         else:
             self._skipped += 1  # the loss scaler lowers its scale and skips this step by itself
         if self.clip_value is not None:
@@ -189,8 +220,63 @@ class ForgeTrainer(SealedSaves):
         return norm
 
     def _check_finite(self, what: str, value: Any) -> None:
+        """Of this process alone: the others learn of it when it is gone."""
         if not _finite(value):
-            raise NonFiniteLoss(self.state.global_step + 1, f"{what} is {float(value)}")
+            step = self.state.global_step + 1
+            raise NonFiniteLoss(
+                step, f"{what} is {float(value)}", self._culprits([*self._losses, value])
+            )
+
+    def _anywhere(self, here: bool) -> bool:
+        """Is it so on any process? Once a step, where the device is waited for anyway."""
+        if self.args.world_size == 1:
+            return here
+        flag = torch.tensor(int(here), device=self.args.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
+    def _refuse_step(self, what: str, losses: list[torch.Tensor], norm: Any = None) -> None:
+        """Called by all processes together.
+
+        Raises:
+            NonFiniteLoss: on every process, with what all of them found.
+        """
+        found = self._culprits(losses, by_gradient=norm is not None)
+        value = float(torch.stack(losses).sum() if norm is None else norm)
+        if self.args.world_size > 1:
+            found = gather_object(found)
+            told = [one for one in gather_object([value]) if not math.isfinite(one)]
+            value = told[0] if told else value
+        raise NonFiniteLoss(self.state.global_step + 1, f"{what} is {value}", found)
+
+    def _culprits(self, losses: list[Any], by_gradient: bool = False) -> list[Culprit]:
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        model = None if sharded else self.accelerator.unwrap_model(self.model)
+        measure = Measure(
+            model,
+            self.lean,
+            self._prepare_inputs,
+            self.compute_loss_context_manager,
+            self.compute_loss,
+        )
+        values = [float(loss) for loss in losses]
+        return self._step.culprits(self.args.process_index, values, measure, by_gradient)
+
+    # which rows a step is made of
+
+    def get_train_dataloader(self) -> Any:
+        """Its batches say which rows are in them."""
+        collate, self.data_collator = self.data_collator, Numbered(self.data_collator)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collate
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The micro batches of a step; which rows are in them is remembered and taken out."""
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        self._step.begin(batches)
+        return batches, items
 
     # samplers
 
@@ -279,9 +365,11 @@ def build_trainer(
     return trainer
 
 
-def _arguments(plan: Plan, output_dir: Path) -> TrainingArguments:
-    keywords = current_names(TrainingArguments, plan.lowered["training_arguments"])
-    return TrainingArguments(output_dir=str(output_dir), **keywords)
+def _arguments(plan: Plan, output_dir: Path) -> Any:
+    builder = registry.component("trainer", plan.spec.trainer.kind).load_builder()
+    # a builder that is no trainer is refused when the trainer is made
+    make = getattr(builder, "arguments_for", ForgeTrainer.arguments_for)
+    return make(plan, output_dir)
 
 
 def _make(plan: Plan, parts: Parts, arguments: Any, callbacks: list[TrainerCallback]) -> Any:
@@ -293,6 +381,7 @@ def _make(plan: Plan, parts: Parts, arguments: Any, callbacks: list[TrainerCallb
         more |= own_fields(plan.spec.trainer, "trainer")
     else:
         build = component.load_builder()
+    more |= build.keywords_for(plan, parts)
     more |= active(plan).keywords("trainer")
     return build(
         model=parts.model,
@@ -317,6 +406,8 @@ def _check_ready(trainer: Any) -> None:
 def _take_loss_over(plan: Plan, trainer: ForgeTrainer) -> None:
     """`trainer.loss_kernel`, smoothing included: the library's smoother wants whole logits."""
     kernel = getattr(plan.spec.trainer, "loss_kernel", "full")
+    if trainer.OWN_LOSS:
+        return
     if kernel in ("chunked", "liger"):
         smoothing = float(trainer.args.label_smoothing_factor)
         trainer.lean = LeanLoss(trainer.model, kernel, smoothing)

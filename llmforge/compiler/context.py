@@ -11,15 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from llmforge.compiler.facts.arguments import Argument
 from llmforge.compiler.facts.data import DataFacts
 from llmforge.compiler.facts.families import ModelFacts
 from llmforge.compiler.facts.samples import Samples
 from llmforge.compiler.facts.space import Space
 from llmforge.compiler.facts.tokenizer import TokenizerFacts
-from llmforge.compiler.parse import parse, section_spec
+from llmforge.compiler.parse import parse_section, section_spec
 from llmforge.diagnostics import Diagnostic
 from llmforge.origins import Origin, Origins
-from llmforge.schema import SCALARS, RunSpec
+from llmforge.schema import RunSpec, Spec
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Facts:
     """Digests and revisions of what stands behind paths and names; enters the fingerprints."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Installed versions of the packages a run uses; absent ones are left out."""
+    arguments: Mapping[str, Argument] | None = None
+    """What the installed `TrainingArguments` takes; looked up only for `trainer.extra`."""
     space: Space | None = None
     """Room where runs are kept, of a plan for this machine; it changes by the hour, so no plan
     holds it."""
@@ -106,21 +109,23 @@ class Context:
 
 
 def _with_values(spec: RunSpec, changes: Mapping[str, Any]) -> RunSpec:
-    settings = spec.settings()
+    """The spec with these values; only the sections they stand in are typed anew."""
+    sections: dict[str, dict[str, Any]] = {}
     for key, value in changes.items():
-        here = settings
-        *parents, name = key.split(".")
+        section, *parents, name = key.split(".")
+        here = sections.setdefault(section, getattr(spec, section).settings())
         for part in parents:
             here = here[part]
         here[name] = value
-    for section in {key.partition(".")[0] for key in changes} - set(SCALARS):
+    changed: dict[str, Spec] = {}
+    for section, settings in sections.items():
         # a section that changes its kind keeps only the fields its new kind knows
-        found = section_spec(section, settings[section])
-        if found is not None:
-            settings[section] = {
-                k: v for k, v in settings[section].items() if k in found.model_fields
-            }
-    changed, problems = parse(settings)
-    if changed is None:
-        raise AssertionError(f"a pass derived illegal values: {[d.message for d in problems]}")
-    return changed
+        kind = section_spec(section, settings)
+        known = settings if kind is None else {
+            k: v for k, v in settings.items() if k in kind.model_fields
+        }  # fmt: skip
+        found, problems = parse_section(section, known)
+        if found is None:
+            raise AssertionError(f"a pass derived illegal values: {[d.message for d in problems]}")
+        changed[section] = found
+    return spec.model_copy(update=changed)

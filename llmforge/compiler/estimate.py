@@ -49,7 +49,23 @@ def foretell(context: Context) -> list[Derived]:
         evaluation = spec.evaluation.every
         rows = facts.data.evaluation_rows if facts.data else 0
         during = facts.steps // evaluation if isinstance(evaluation, int) and rows else 0
-        add("evaluations", during, "evaluations during training", "evaluation.every")
+        delay = spec.evaluation.delay if isinstance(spec.evaluation.delay, int) else 0
+        if during and isinstance(evaluation, int):
+            during = max(0, during - max(0, delay - 1) // evaluation)
+        reads = ("evaluation.every", "evaluation.delay")
+        add("evaluations", during, "evaluations during training", *reads)
+        if rows and (asked := min(rows, spec.evaluation.exact_match_rows)):
+            times = 1 + int(spec.evaluation.at_start)
+            why = "rows answered at the end of the run, and before it with `evaluation.at_start`"
+            if spec.evaluation.answers == "always":
+                # the Trainer evaluates after the last step, whether or not it is the interval's
+                times += during + bool(isinstance(evaluation, int) and facts.steps % evaluation)
+                why = "rows answered at every evaluation, those at both ends of the run included"
+            more = ("evaluation.exact_match_rows", "evaluation.answers", *reads)
+            add("answers", times * asked, why, *more)
+            longest = times * asked * spec.generation.max_new_tokens
+            why = "if every answer were as long as allowed"
+            add("answer_tokens_at_most", longest, why, "generation.max_new_tokens", *more)
         add(
             "checkpoints",
             checkpoints_written(spec, facts.steps),

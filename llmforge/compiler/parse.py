@@ -22,7 +22,7 @@ from llmforge.compiler.named import component_spec, parse_named
 from llmforge.compiler.unknown_kind import unknown_kind, unknown_source
 from llmforge.diagnostics import Diagnostic, did_you_mean, near
 from llmforge.origins import Origin, Origins
-from llmforge.schema import SCALARS, SECTIONS, SINGLE, RunSpec, Spec
+from llmforge.schema import APART, SCALARS, SECTIONS, SINGLE, RunSpec, Spec
 from llmforge.schema.data import SOURCES
 from llmforge.schema.docs import field_doc
 from llmforge.schema.extension import NAMED
@@ -52,7 +52,7 @@ def parse(
     found: list[Diagnostic] = []
     parts: dict[str, Any] = {}
     known = (*SCALARS, *SECTIONS)
-    found += [_unknown(key, known, origins) for key in values if key not in known]
+    found += [_unknown(key, known, origins) for key in values if key not in (*known, *APART)]
     given_scalars = {k: values[k] for k in SCALARS if k in values}
     for key in NAMED:
         parts[key] = parse_named(
@@ -68,17 +68,7 @@ def parse(
     for section in SECTIONS:
         given = values.get(section)
         if not isinstance(given, Mapping):
-            found.append(
-                Diagnostic(
-                    "LF104" if section in values else "LF105",
-                    f"section `{section}` must be a mapping, not {_shown(given)}"
-                    if section in values
-                    else f"section `{section}` is missing",
-                    key=section,
-                    origins=origins.chain(section),
-                    hint=_usual_option(section),
-                )
-            )
+            found.append(_not_a_mapping(section, given, section in values, origins))
             continue
         spec = section_spec(section, given)
         if spec is None:
@@ -91,6 +81,23 @@ def parse(
     return RunSpec.model_construct(**plain, **parts), []
 
 
+def parse_section(
+    section: str, given: Any, origins: Origins | None = None
+) -> tuple[Spec | None, list[Diagnostic]]:
+    """Check one section by itself; the spec is None if it is refused.
+
+    The way in for `sweep`, which is about runs and part of none.
+    """
+    origins = origins or Origins()
+    if not isinstance(given, Mapping):
+        return None, [_not_a_mapping(section, given, given is not None, origins)]
+    spec = section_spec(section, given)
+    if spec is None:
+        return None, [unknown_kind(section, given, origins)]
+    found: list[Diagnostic] = []
+    return _check(spec, section, given, origins, found), found
+
+
 def parse_or_fail(values: Mapping[str, Any]) -> RunSpec:
     """Parse values that were checked before (a saved plan's settings).
 
@@ -101,6 +108,18 @@ def parse_or_fail(values: Mapping[str, Any]) -> RunSpec:
     if spec is None:
         raise ValueError("; ".join(f"{d.key}: {d.message}" for d in found))
     return spec
+
+
+def _not_a_mapping(section: str, given: Any, section_given: bool, origins: Origins) -> Diagnostic:
+    return Diagnostic(
+        "LF104" if section_given else "LF105",
+        f"section `{section}` must be a mapping, not {_shown(given)}"
+        if section_given
+        else f"section `{section}` is missing",
+        key=section,
+        origins=origins.chain(section),
+        hint=_usual_option(section),
+    )
 
 
 def _check(
@@ -176,7 +195,7 @@ def _one(
             f"`{key}` holds a secret as a plain value; it would be written into plans and logs",
             key=key,
             notes=("name the environment variable that holds it instead",),
-            hint=f"{key}=env:{_env_name(name)}",
+            hint=f"{key}=env:{_env_name(key)}",
         )
     expected, choices = _expectation(items)
     notes = did_you_mean(str(value), choices) if isinstance(value, str) else ()
@@ -324,7 +343,7 @@ def override(key: str, value: Any) -> str:
     return shlex.quote(f"{key}={text}")
 
 
-def _env_name(field: str) -> str:
-    if field == "url":
+def _env_name(key: str) -> str:
+    if key.rpartition(".")[2] == "url":
         return "DATABASE_URL"
-    return "HF_TOKEN" if field.startswith("hub") else "MLFLOW_TRACKING_TOKEN"
+    return "HF_TOKEN" if key.startswith("hub.") else "MLFLOW_TRACKING_TOKEN"

@@ -20,12 +20,13 @@ from typing import Any
 
 from llmforge import plugins
 from llmforge.compiler.context import Context, Derived, Facts, Step
+from llmforge.compiler.derive.arguments import probe_arguments
 from llmforge.compiler.derive.batch import (
     derive_batch,
-    derive_evaluation_batch,
     derive_intervals,
     derive_steps,
 )
+from llmforge.compiler.derive.evaluation import derive_answers, derive_evaluation_batch
 from llmforge.compiler.derive.extension import probe_components
 from llmforge.compiler.derive.inputs import (
     derive_collator,
@@ -45,6 +46,7 @@ from llmforge.compiler.derive.machine import (
     probe_machine,
 )
 from llmforge.compiler.derive.memory import derive_memory
+from llmforge.compiler.derive.recipe import derive_recipe
 from llmforge.compiler.estimate import foretell
 from llmforge.compiler.fill import fill_sources
 from llmforge.compiler.lower import lower
@@ -63,6 +65,8 @@ Pass = Callable[[Context], Step]
 PASSES: tuple[Pass, ...] = (
     probe_machine,
     derive_processes,
+    derive_recipe,
+    probe_arguments,
     derive_tokenizer,
     derive_vocabulary,
     probe_model,
@@ -77,6 +81,7 @@ PASSES: tuple[Pass, ...] = (
     derive_memory,
     derive_batch,
     derive_evaluation_batch,
+    derive_answers,
     probe_samples,
     derive_steps,
     derive_intervals,
@@ -117,7 +122,14 @@ def check(
     overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = (), root: Path | None = None
 ) -> Checked:
     """All findings about a configuration; never raises for a user's fault."""
-    draft = fill_sources(compose(overrides, config_dirs, root), config_dirs, root)
+    return check_draft(compose(overrides, config_dirs, root), config_dirs, root)
+
+
+def check_draft(
+    draft: Draft, config_dirs: Sequence[str | Path] = (), root: Path | None = None
+) -> Checked:
+    """All findings about what was composed."""
+    draft = fill_sources(draft, config_dirs, root)
     draft = fill_presets(draft, config_dirs, root)
     found = list(draft.diagnostics)
     if not draft.values:

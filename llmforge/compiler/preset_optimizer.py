@@ -106,4 +106,19 @@ def _faults(preset: Preset) -> list[Diagnostic]:
     steps = values.get("learning_rate_scheduler")
     required += ("milestone", "gamma") if steps == "Multistep" else ()
     choices = {"optimizer_name": tuple(_BASES), "learning_rate_scheduler": ("Multistep",)}
-    return value_faults(preset, readers, required, choices)
+    found = value_faults(preset, readers, required, choices)
+    return found if steps is not None else [*found, *_unread(preset)]
+
+
+def _unread(preset: Preset) -> list[Diagnostic]:
+    """Steps of a schedule that the file does not name: the rate would stay flat, unsaid."""
+    return [
+        preset.fault(
+            f"`{name}` without `learning_rate_scheduler`, which would read it",
+            name,
+            f'write `"learning_rate_scheduler": "Multistep"` into {preset.where}, or take '
+            f"`{name}` out",
+        )
+        for name in ("milestone", "gamma")
+        if name in preset.values
+    ]

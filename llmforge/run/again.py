@@ -1,7 +1,8 @@
-"""Measure a run's final model once more: the `evaluate` stage by itself.
+"""Measure a run's model once more: the `evaluate` stage by itself.
 
-In: a plan and a run folder with a final model. Out: the figures. The model is built as for
-training, so precision, device and processes are the plan's, and takes the final weights.
+In: a plan and a run folder with a final model, or with the checkpoint that a request names. Out:
+the figures. The model is built as for training, so precision, device and processes are the plan's,
+and takes those weights.
 """
 
 from __future__ import annotations
@@ -12,15 +13,21 @@ from typing import Any
 
 from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
+from llmforge.run.measure import Request
 
 
-def evaluate_again(plan: Plan, run: RunFolder) -> dict[str, Any]:
+def evaluate_again(plan: Plan, run: RunFolder, request: Request | None = None) -> dict[str, Any]:
     """Figures and samples of the final model. The experiment's hooks of building are called.
+
+    Args:
+        plan: how to measure.
+        run: whose model.
+        request: asks for other weights, or for benchmark tasks in place of held-out rows.
 
     Raises:
         LookupError: the run has no final model.
     """
-    if not run.manifest.is_file():
+    if request is None and not run.manifest.is_file():
         raise LookupError(f"run {run.run_id} is {run.status().value}: it has no final model")
     from llmforge.build.experiment import activated
     from llmforge.build.parts import build_parts
@@ -34,7 +41,15 @@ def evaluate_again(plan: Plan, run: RunFolder) -> dict[str, Any]:
             prepared = prepare(plan)
         parts = build_parts(plan, prepared)
         trainer = build_trainer(plan, parts, Path(scratch), [])
-        trainer._load_from_checkpoint(str(run.model))  # noqa: SLF001 - loads weights and adapters alike, onto the device
-        figures = evaluate(plan, parts, trainer)
+        weights = str(run.model) if request is None else request.model
+        trainer._load_from_checkpoint(weights)  # noqa: SLF001 - loads weights and adapters alike, onto the device
+        if request is not None and request.tasks:
+            from llmforge.stages.benchmarks import run_tasks
+
+            figures = run_tasks(
+                plan, parts, trainer, request.tasks, request.folders, request.trusted
+            )
+        else:
+            figures = evaluate(plan, parts, trainer)
         hooks.call("at_end")
         return figures

@@ -106,6 +106,8 @@ class Keeper:
         self.folder = folder
         self._plan = plan
         self._keep = plan.spec.checkpoint.keep
+        self.max_shard_size = plan.spec.checkpoint.max_shard_size
+        """Largest weight file, such as `5GB`."""
 
     def final(self, step: int) -> Path:
         """The checkpoint's folder when it is whole."""
@@ -142,6 +144,15 @@ class Keeper:
         sealing.publish(staged, self.final(step))
         shutil.rmtree(self.staging(step))
         prune(self.folder, self._keep, {step} if best is None else {step, best})
+
+    def newest(self, step: int) -> str | None:
+        """The file of a staged checkpoint that was written to last.
+
+        Where a library's error does not name a file, this is the one it stumbled over.
+        """
+        files = [path for path in self.staging(step).rglob("*") if path.is_file()]
+        found = max(files, key=lambda path: path.stat().st_mtime_ns, default=None)
+        return found.name if found else None
 
     def abandon(self, step: int) -> None:
         """Throw away what was written of a checkpoint that failed; a full disk has room again."""

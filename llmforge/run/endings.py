@@ -35,6 +35,8 @@ class Ending:
     """Was a stop passed on?"""
     oom: bool
     """Did the kernel kill a process of this control group for memory meanwhile?"""
+    by: str | None = None
+    """The signal that asked, as the driver got it: workers get SIGTERM whatever it was."""
 
 
 def settle(run: RunFolder, ending: Ending) -> tuple[int, Diagnostic | None]:
@@ -42,10 +44,11 @@ def settle(run: RunFolder, ending: Ending) -> tuple[int, Diagnostic | None]:
     record = run.record()
     failures = _failures(run)
     wrote = record.pid is None and record.status in (
-        *(Status.FINISHED, Status.FAILED, Status.INTERRUPTED),
+        *(Status.FINISHED, Status.FAILED, Status.INTERRUPTED, Status.PRUNED),
     )
     blamed = record.status is Status.FAILED and record.code in _FOUND_BY_MAIN
-    if failures and not ending.asked and not blamed and record.status is not Status.FINISHED:
+    over = record.status in (Status.FINISHED, Status.PRUNED)
+    if failures and not ending.asked and not blamed and not over:
         # rank 0 saw only that its neighbour was gone
         _fail(run, failures[0])
     elif not wrote and ending.asked:
@@ -54,8 +57,11 @@ def settle(run: RunFolder, ending: Ending) -> tuple[int, Diagnostic | None]:
         run.set_status(Status.INTERRUPTED, pid=None, reason=reason)
     elif not wrote:
         _fail(run, _unsaid(run, ending).to_dict())
+    elif ending.by and record.status is Status.INTERRUPTED:
+        reason = (record.reason or "").replace(signal.SIGTERM.name, ending.by, 1)
+        run.set_status(Status.INTERRUPTED, reason=reason)
     record = run.record()
-    if record.status is Status.FINISHED:
+    if record.status in (Status.FINISHED, Status.PRUNED):
         return EXIT_DONE, None
     if record.status is Status.INTERRUPTED:
         return EXIT_STOPPED, None

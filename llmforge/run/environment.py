@@ -89,6 +89,7 @@ def worker_environment(plan: Plan, attempt: int, quiet: bool = False) -> dict[st
         found[_ALLOCATOR] = "expandable_segments:True"
     found |= {DRIVER_PID: str(os.getpid()), ATTEMPT: str(attempt), QUIET: "1" if quiet else ""}
     found |= _threads(plan)
+    found |= {name: value for name, value in _from_file(plan).items() if not found.get(name)}
     if plan.settings["deterministic"]:
         found.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if plan.settings["launch"]["kind"] == "local":
@@ -145,16 +146,40 @@ def secret_names(plan: Plan) -> list[str]:
     return sorted({match[1] for text in texts if (match := _SECRET.match(text))})
 
 
-def secret(reference: str | None) -> str | None:
-    """The value behind `env:NAME`; None when the reference or the variable is missing."""
+def secret(reference: str | None, plan: Plan | None = None) -> str | None:
+    """The value behind `env:NAME`; None when the reference or the variable is missing.
+
+    With a plan, its file `paths.env_file` is looked into when the environment has no such variable.
+    """
     match = _SECRET.match(reference or "")
-    return os.environ.get(match[1]) if match else None
+    if match is None:
+        return None
+    return os.environ.get(match[1]) or (_from_file(plan).get(match[1]) if plan else None)
+
+
+def _from_file(plan: Plan) -> dict[str, str]:
+    """Variables of `paths.env_file` that the plan names as secrets; no others leave the file.
+
+    A file that is missing or cannot be read holds none. Nothing in it is expanded or run.
+    """
+    place = plan.settings["paths"].get("env_file")
+    names = secret_names(plan)
+    if not place or not names or not Path(place).is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    try:
+        found = dotenv_values(place, interpolate=False, encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}  # whoever needs the variable says that it is not set
+    return {name: value for name in names if (value := found.get(name))}
 
 
 def scrub(text: str, plan: Plan) -> str:
     """The text with the values of the plan's secrets blotted out."""
+    filed = _from_file(plan)
     for name in secret_names(plan):
-        value = os.environ.get(name)
+        value = os.environ.get(name) or filed.get(name)
         if value and len(value) >= 4:
             text = text.replace(value, f"<{name}>")
     return text

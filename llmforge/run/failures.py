@@ -48,6 +48,16 @@ def _packing_leak(error: BaseException, plan: Plan) -> Diagnostic:
     return _about("LF811", error, plan, "collator.packing", "collator.packing=none")
 
 
+def _metric_missing(error: BaseException, plan: Plan) -> Diagnostic:
+    found = _about("LF840", error, plan, "checkpoint.best", "checkpoint.best=eval_loss")
+    note = "metrics on answers need held-out rows with a question and a whole reference answer"
+    return replace(found, notes=(note,))
+
+
+def _no_task(error: BaseException, plan: Plan) -> Diagnostic:
+    return _about("LF841", error, plan, None)
+
+
 def _data_changed(error: BaseException, plan: Plan) -> Diagnostic:
     return _about("LF806", error, plan, "data.train", "llmforge plan ...")
 
@@ -76,7 +86,14 @@ def _no_room(error: BaseException, plan: Plan) -> Diagnostic:
 
 
 def _not_saved(error: BaseException, plan: Plan) -> Diagnostic:
-    return replace(_about("LF822", error, plan, "paths.runs"), notes=_free(plan))
+    found = replace(_about("LF822", error, plan, "paths.runs"), notes=(*_free(plan), *_wants(plan)))
+    full = any(
+        getattr(cause, "errno", None) == errno.ENOSPC or "No space left" in str(cause)
+        for cause in _chain(error)
+    )
+    if full and plan.settings["checkpoint"]["keep"] > 1:
+        return replace(found, hint="checkpoint.keep=1")
+    return found
 
 
 def _free(plan: Plan) -> tuple[str, ...]:
@@ -86,6 +103,14 @@ def _free(plan: Plan) -> tuple[str, ...]:
     except OSError as error:
         return (f"the run folder cannot be looked at: {error}",)
     return (f"{size_text(free)} are free on the file system of the run folder",)
+
+
+def _wants(plan: Plan) -> tuple[str, ...]:
+    """Room for one more checkpoint, where its size is foretold."""
+    size = (plan.estimate.get("disk") or {}).get("checkpoint_bytes")
+    if not size:
+        return ()
+    return (f"a checkpoint takes about {size_text(int(size))}; the ones before it are whole",)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -130,7 +155,10 @@ def _not_finite(error: BaseException, plan: Plan) -> Diagnostic:
         _line(error, plan),
         key="optimizer.lr",
         origins=plan.origins.chain("optimizer.lr"),
-        notes=("usual causes: too high a rate, float16 overflow, a sample without labels",),
+        notes=(
+            *getattr(error, "told", ()),
+            "usual causes: too high a rate, float16 overflow, a sample without labels",
+        ),
         hint=f"optimizer.lr={rate / 10:g}" if rate else None,
     )
 
@@ -152,6 +180,8 @@ _TOLD: dict[str, Callable[[BaseException, Plan], Diagnostic]] = {
     "HookFailed": _hook_failed,
     "NonFiniteLoss": _not_finite,
     "PackingLeak": _packing_leak,
+    "MetricMissing": _metric_missing,
+    "NoSuchTask": _no_task,
     "DataChanged": _data_changed,
     "DataRefused": _data_refused,
     "ResumeRefused": _resume_refused,

@@ -12,6 +12,9 @@ names of the files in it:
     checkpoints/checkpoint-N    resumable states
     model/ manifest.json        final model with its tokenizer; sizes and digests, written last
     result.json curve.png       outcome
+    README.md metrics.csv       model card; one row for each recorded step
+    push.json                   uploads to the hub, and why some failed
+    evaluations/NAME.json       measured again later, with the plan of it beside
     mlflow.json                 the run in MLflow, and how much of the journal is there
 
 Finding run folders by name is in `ledger.py`. No torch, no Hydra.
@@ -198,10 +201,14 @@ class RunFolder:
         return found
 
     def write_json(self, name: str, value: Any) -> Path:
-        """Write a JSON file of the folder; it appears whole or not at all."""
+        """Write a JSON file of the folder; it appears whole or not at all.
+
+        A name with `/` is one of a folder below, which is made when it is missing.
+        """
         target = self.path / name
+        target.parent.mkdir(exist_ok=True)
         # two threads of one process may write at once: the tracker warns while training goes on
-        staged = target.with_name(f".{name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+        staged = target.with_name(f".{target.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
         text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
         staged.write_text(text + "\n", encoding="utf-8")
         staged.replace(target)

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +25,17 @@ from typing import Any
 from llmforge import registry
 from llmforge.diagnostics import Diagnostic
 from llmforge.plan import Plan
+from llmforge.run import pruning
 from llmforge.run.endings import Ending, oom_kills, settle, verdict
 from llmforge.run.environment import PREVIEW, worker_environment
 from llmforge.run.folder import RunBusy, RunFolder
+from llmforge.run.signals import WARNINGS
 from llmforge.run.status import Status
 from llmforge.track.sync import complete, is_complete
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that stop a run: passed on to the workers as SIGTERM, the second time as SIGKILL."""
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNINGS)
+"""Signals that stop a run: passed on to the workers, and torchrun with them, as SIGTERM; the second
+time as SIGKILL, a batch system's warnings not counted."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,26 @@ def run_plan(plan: Plan, stage: str = "train", quiet: bool = False, preview: int
         with run.lock() as handle:
             if stage == "train" and run.status() is Status.FINISHED and run.result():
                 return _answer(plan, run, quiet)
-            return _work(plan, RunFolder.create(plan), stage, quiet, handle, preview)
+            more = {PREVIEW: str(preview)}
+            return _work(plan, RunFolder.create(plan), stage, quiet, handle, more)
+    except RunBusy:
+        return Outcome(run.status(), 1, run.path, diagnostic=_busy(plan, run))
+
+
+def run_measurement(
+    plan: Plan, run: RunFolder, request: Mapping[str, str], quiet: bool = False
+) -> Outcome:
+    """Measure a run's model by a plan of its own; the run's plan, status and result stay.
+
+    Args:
+        plan: made for measuring; says how workers are launched.
+        run: the run whose model it is.
+        request: what to measure, as variables of the workers' environment.
+        quiet: nothing on the terminal.
+    """
+    try:
+        with run.lock() as handle:
+            return _work(plan, run, "evaluate", quiet, handle, request)
     except RunBusy:
         return Outcome(run.status(), 1, run.path, diagnostic=_busy(plan, run))
 
@@ -101,14 +123,18 @@ def _answer(plan: Plan, run: RunFolder, quiet: bool) -> Outcome:
     return Outcome(Status.FINISHED, 0, run.path, result, reused=True)
 
 
-def _work(plan: Plan, run: RunFolder, stage: str, quiet: bool, lock: int, preview: int) -> Outcome:
+def _work(
+    plan: Plan, run: RunFolder, stage: str, quiet: bool, lock: int, more: Mapping[str, str]
+) -> Outcome:
+    if stage == "train" and run.status() is Status.PRUNED:
+        pruning.forget(run)  # a sweep asks for none of these, so somebody wants this one whole
     attempt = run.record().attempts + (stage == "train")
     run.set_status(run.status(), attempts=attempt)
     for old in run.path.glob("failure-rank*.json"):
         old.unlink()
     launch = registry.component("launch", plan.settings["launch"]["kind"])
     command = launch.load_builder()(plan, run.path, stage)
-    environment = worker_environment(plan, attempt, quiet) | {PREVIEW: str(preview)}
+    environment = worker_environment(plan, attempt, quiet) | dict(more)
     kills = oom_kills()
     # With the lock's descriptor, the folder stays held while a worker lives, driver or no driver.
     worker = subprocess.Popen(
@@ -125,7 +151,8 @@ def _work(plan: Plan, run: RunFolder, stage: str, quiet: bool, lock: int, previe
     _end_group(worker.pid)
     if code and not quiet and sys.stderr.isatty():
         print("\x1b[?25h", end="", file=sys.stderr)  # a killed progress bar had hidden the cursor
-    ending = Ending(code, bool(forwarded), oom_kills() > kills)
+    asked = signal.Signals(forwarded[0]).name if forwarded else None
+    ending = Ending(code, bool(forwarded), oom_kills() > kills, asked)
     exit_code, diagnostic = (settle if stage == "train" else verdict)(run, ending)
     if not is_complete(run) and not _warned(run):
         complete(run, environment)
@@ -162,10 +189,14 @@ def _forwarding(worker: subprocess.Popen[bytes]) -> Iterator[list[int]]:
     came: list[int] = []
 
     def forward(number: int, _frame: FrameType | None) -> None:
+        insists = number not in WARNINGS and any(known not in WARNINGS for known in came)
         came.append(number)
-        send = signal.SIGTERM if len(came) == 1 else signal.SIGKILL
-        if worker.poll() is None:
-            os.killpg(worker.pid, send)
+        if worker.poll() is not None:
+            return
+        if insists:
+            os.killpg(worker.pid, signal.SIGKILL)
+        elif len(came) == 1:  # torchrun would take a second one for impatience
+            os.killpg(worker.pid, signal.SIGTERM)
 
     if threading.current_thread() is not threading.main_thread():
         yield came

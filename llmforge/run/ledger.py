@@ -12,7 +12,10 @@ from llmforge.diagnostics import near
 from llmforge.run.folder import RunBusy, RunFolder
 from llmforge.run.status import Status, StatusRecord
 
-__all__ = ["RunBusy", "RunFolder", "Status", "StatusRecord", "find_run", "list_runs"]
+__all__ = ["RunBusy", "RunFolder", "Status", "StatusRecord", "all_runs", "find_run", "list_runs"]
+
+SWEEPS = "multirun"
+"""Beside the runs: where sweeps keep their trials, as `sweep.folder` is shipped."""
 
 
 def list_runs(runs: Path) -> list[RunFolder]:
@@ -21,15 +24,26 @@ def list_runs(runs: Path) -> list[RunFolder]:
     return sorted(found, key=_touched, reverse=True)
 
 
+def all_runs(runs: Path, sweeps: Path | None = None) -> list[RunFolder]:
+    """Runs of their own and trials of sweeps, the one touched last first.
+
+    Args:
+        sweeps: parent of the sweeps' folders; beside `runs` when it is not given.
+    """
+    trials = (sweeps or Path(runs).parent / SWEEPS).glob("*/*/plan.json")
+    found = [*list_runs(runs), *(RunFolder(path.parent) for path in trials)]
+    return sorted(found, key=_touched, reverse=True)
+
+
 def find_run(ref: str, runs: Path) -> RunFolder:
-    """The run that `ref` means.
+    """The run that `ref` means, also one that is a trial of a sweep.
 
     Raises:
         LookupError: none, or more than one; the message names those that come near.
     """
     if (Path(ref) / "plan.json").is_file():
         return RunFolder.open(ref)
-    known = list_runs(runs)
+    known = all_runs(runs)
     if ref == "last":
         if not known:
             raise LookupError(f"there is no run in {runs} yet")
@@ -42,7 +56,8 @@ def find_run(ref: str, runs: Path) -> RunFolder:
         for run in known
         if run.run_id.startswith(ref) or (len(ref) >= 8 and _mlflow_id(run).startswith(ref))
     ]
-    if len(starts) == 1:
+    # the same run, by itself and as a trial, is one answer
+    if len({run.run_id for run in starts}) == 1:
         return starts[0]
     if starts:
         raise LookupError(f"`{ref}` could be {_listed([run.run_id for run in starts])}")

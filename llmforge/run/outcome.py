@@ -84,8 +84,13 @@ _SURPRISE = "the result stands; please report this, the plan is meant to be exac
 _HOOKED = "the result stands; the plan does not know what the run's experiment changes"
 
 
-def surprises(plan: Plan, steps: int, trainable: int) -> list[Diagnostic]:
-    """Where the run did not do what the plan foretold."""
+def surprises(plan: Plan, steps: int | None, trainable: int) -> list[Diagnostic]:
+    """Where the run did not do what the plan foretold.
+
+    Args:
+        steps: optimizer steps done; None for a run that was meant to end early if need be.
+        trainable: parameters trained.
+    """
     measured = {"steps": steps, "trainable_parameters": trainable}
     return [
         Diagnostic(
@@ -98,7 +103,7 @@ def surprises(plan: Plan, steps: int, trainable: int) -> list[Diagnostic]:
             notes=(_SURPRISE if plan.settings["hooks"]["kind"] == "none" else _HOOKED,),
         )
         for key, value in measured.items()
-        if plan.estimate.get(key) is not None and plan.estimate[key] != value
+        if value is not None and plan.estimate.get(key) is not None and plan.estimate[key] != value
     ]
 
 

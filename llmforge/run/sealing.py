@@ -46,12 +46,17 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> None:
     content = {**facts, "files": files}
     manifest = folder / MANIFEST
     manifest.write_text(_text(content), encoding="utf-8")
-    for path in (manifest, *(path for path in folder.rglob("*") if path.is_dir()), folder):
+    _flushed(manifest)
+    for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
         flush(path)
 
 
 def _flushed(path: Path) -> dict[str, Any]:
-    flush(path)
+    try:
+        flush(path)
+    except OSError as error:
+        # the call knows a descriptor only
+        raise OSError(error.errno, error.strerror, str(path)) from error
     return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 

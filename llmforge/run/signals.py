@@ -1,10 +1,12 @@
-"""Stopping on request: SIGTERM and SIGINT of a worker become a flag, or an exception.
+"""Stopping on request: signals to a worker become a flag, or an exception.
 
 In: signals to the worker process. Out: `StopFlag`, which the training loop looks at once a step,
 and `StopRequested`, raised at once in the phases that hold no state worth saving (preparing,
 building, evaluating), where nothing looks at a flag.
 
-The flag does not save anything and does not end the process: the loop and the worker do.
+SIGTERM, SIGINT and the warnings that batch systems send before a job's time is over (SIGUSR1,
+SIGUSR2: `sbatch --signal`) mean the same. The flag does not save anything and does not end the
+process: the loop and the worker do.
 """
 
 from __future__ import annotations
@@ -19,6 +21,12 @@ from types import FrameType
 
 from llmforge.run import processes
 
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""What a batch system sends some time before it ends a job; however often, it never kills."""
+
+STOPS = (signal.SIGTERM, signal.SIGINT, *WARNINGS)
+"""Signals that ask a worker to save and end."""
+
 
 class StopRequested(KeyboardInterrupt):
     """Somebody asked the run to stop.
@@ -32,7 +40,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        """`SIGTERM`, `SIGINT`, or another word for who asked; None while nobody has."""
+        """`SIGTERM`, `SIGUSR1`, ..., or another word for who asked; None while nobody has."""
         self._immediate = False
 
     def __bool__(self) -> bool:
@@ -75,8 +83,8 @@ class StopFlag:
             self.check()
 
     def listen(self, *signals: signal.Signals) -> None:
-        """Take SIGTERM and SIGINT (or `signals`) over; main thread only."""
-        for number in signals or (signal.SIGTERM, signal.SIGINT):
+        """Take `STOPS` (or `signals`) over; main thread only."""
+        for number in signals or STOPS:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:

@@ -24,6 +24,8 @@ class Status(StrEnum):
     INTERRUPTED = "INTERRUPTED"
     """Stopped on request, its state saved; the same command continues."""
     FAILED = "FAILED"
+    PRUNED = "PRUNED"
+    """Ended before its last step by the sweep it is a trial of, its state saved."""
     FINISHED = "FINISHED"
 
 

@@ -184,6 +184,8 @@ def closing(
             if before is not None:
                 text.append(f"{form.format(before)} -> ")
             text.append(form.format(after), style="bold")
+    if ended := result.get("stopped_early"):
+        text.append(f"\n\n{ended['words']}; the best model was kept")
     for sample in result.get("samples") or ():
         for name in ("prompt", "answer", "reference"):
             start = "\n\n" if name == "prompt" else "\n"

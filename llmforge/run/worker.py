@@ -23,6 +23,8 @@ from llmforge.run import environment, terminal
 from llmforge.run.endings import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from llmforge.run.failures import diagnose
 from llmforge.run.folder import RunFolder
+from llmforge.run.pruning import RunPruned
+from llmforge.run.records import keep_records
 from llmforge.run.signals import StopFlag, StopRequested, stop_with
 from llmforge.run.status import Status, timestamp
 from llmforge.track.protocol import NullTracker, Tracker
@@ -45,6 +47,8 @@ def main(argv: list[str]) -> int:
         return worker.work()
     except StopRequested as request:
         return worker.stopped(str(request))
+    except RunPruned as found:
+        return worker.pruned(str(found))
     except BaseException as error:  # the process ends here, whatever it was
         return worker.failed(error)
 
@@ -86,7 +90,8 @@ class Worker:
 
         result = train(self.plan, self.run, self.tracker, self.stop, self.screen)
         if self.main:
-            self.run.set_status(Status.FINISHED, pid=None)
+            ended = (result.get("stopped_early") or {}).get("words")
+            self.run.set_status(Status.FINISHED, pid=None, reason=ended)
             warned = self.run.record().warnings
             self.screen.tell(terminal.closing(self.plan, self.run, result, warned))
             self.tracker.finish(Status.FINISHED, result)
@@ -113,13 +118,34 @@ class Worker:
 
     def _evaluate(self) -> None:
         from llmforge.run.again import evaluate_again
+        from llmforge.run.measure import Request
 
+        if request := Request.received():
+            self._measure(request)
+            return
         with self.stop.immediate():
             figures = evaluate_again(self.plan, self.run)
         if self.main:
             path = self.run.write_json("evaluation.json", figures)
             self.screen.tell(terminal.figures(figures))
             self.tracker.artifact(path, path.name)
+            self.tracker.finish(self.run.status(), figures)
+
+    def _measure(self, request: Any) -> None:
+        """Another evaluation than the run's own: its plan lies beside the run."""
+        from llmforge.run import measure
+        from llmforge.run.again import evaluate_again
+
+        plan = Plan.load(measure.plan_file(self.run, request.name))
+        with self.stop.immediate():
+            plugins.load_or_fail(plan.settings["plugins"])
+            figures = evaluate_again(plan, self.run, request)
+        if self.main:
+            found = measure.keep_figures(self.run, plan, request, figures)
+            self.screen.tell(terminal.figures(dict(measure.flat(found))))
+            path = measure.results_file(self.run, request.name)
+            self.screen.say(f"everything is in {path}")
+            self.tracker.artifact(path, f"{measure.FOLDER}/{path.name}")
             self.tracker.finish(self.run.status(), figures)
 
     def stopped(self, reason: str) -> int:
@@ -131,6 +157,16 @@ class Worker:
             self.screen.say(f"stopped ({reason}); {kept}; the same command goes on")
         self._close()
         return EXIT_STOPPED
+
+    def pruned(self, reason: str) -> int:
+        """Ended by its sweep: a trial that is over, without a result."""
+        if self.main:
+            newest = next(iter(self.run.checkpoints()), None)
+            kept = f"state saved at step {newest.step}" if newest else "no state saved"
+            self.run.set_status(Status.PRUNED, pid=None, reason=f"{reason}; {kept}")
+            self.screen.say(f"{reason}; {kept}")
+        self._close()
+        return EXIT_DONE
 
     def failed(self, error: BaseException) -> int:
         """Anything else: traceback to the log, reason to the folder."""
@@ -152,12 +188,7 @@ class Worker:
     def _close(self) -> None:
         """Complete the record; what goes wrong here must not hide what went wrong before."""
         if self.main and self.stage == "train":
-            try:
-                from llmforge.track.curve import draw_curve
-
-                draw_curve(self.run.journal, self.run.path / "curve.png", self.plan.run_id)
-            except Exception:
-                traceback.print_exc()
+            keep_records(self.plan, self.run)
         self.tracker.finish(self.run.status(), None)
 
 

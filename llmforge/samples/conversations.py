@@ -153,13 +153,13 @@ def combination(row: Row) -> Combination:
 
 def _conversation(rng: random.Random, skill: str) -> Row:
     turns: list[tuple[str, str]] = []
-    form = rng.choice([form for form in _forms() if form.skill == skill])
+    form = rng.choice([form for form in forms() if form.skill == skill])
     ask, filler = _question(rng, form, opening=False)
     if form.introductions:
         introduction = rng.choice(form.introductions)
         turns.append((introduction.format_map(filler), words.GREETING.format_map(filler)))
     # An opening turn is always on another skill; what has an introduction cannot open.
-    openers = [other for other in _forms() if other.skill != skill and not other.introductions]
+    openers = [other for other in forms() if other.skill != skill and not other.introductions]
     for _ in range(rng.choice((0, 0, 0, 0, 1, 1, 2))):
         opener = rng.choice(openers)
         turns.append(_turn(opener, *_question(rng, opener, opening=True)))
@@ -200,14 +200,15 @@ def _readings() -> dict[str, tuple[str, Filler]]:
     """Every user message that the tables can make -> its template and filler."""
     return {
         template.format_map(filler): (template, filler)
-        for form in _forms()
+        for form in forms()
         for template in form.asks + form.introductions
         for filler in form.fillers
     }
 
 
 @cache
-def _forms() -> tuple[Form, ...]:
+def forms() -> tuple[Form, ...]:
+    """Every kind of question that is asked."""
     kinds: list[tuple[str, str, Iterable[Filler]]] = [
         ("capital", "capital", _pairs("country", "capital", words.CAPITALS)),
         ("opposite", "opposite", _pairs("word", "other", _both_ways(words.OPPOSITES))),

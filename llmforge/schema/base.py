@@ -50,6 +50,8 @@ class Spec(BaseModel):
     )
 
     effect: ClassVar[Effect] = Effect.NUMERICS
+    by_name: ClassVar[tuple[str, ...]] = ()
+    """Mappings in which each name has an effect of its own (`effect_within`)."""
 
     @classmethod
     def effect_of(cls, field: str) -> Effect:
@@ -58,6 +60,11 @@ class Spec(BaseModel):
             if isinstance(item, Effect):
                 return item
         return cls.effect
+
+    @classmethod
+    def effect_within(cls, field: str, name: str) -> Effect:  # noqa: ARG003 - for sections that say
+        """The effect of one name of a mapping; the field's, unless a section says more."""
+        return cls.effect_of(field)
 
     def settings(self) -> dict[str, Any]:
         """JSON-able values, as they stand in a plan."""
@@ -71,6 +78,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 _SECRET = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
+_EPOCHS = re.compile(r"(\d+(?:\.\d+)?) epochs?")
 
 
 def _check_secret(value: str) -> str:
@@ -88,6 +96,14 @@ def share_of(value: int | str | None) -> float | None:
     """`"5%"` as 0.05; None for anything that is not a share."""
     found = _SHARE.fullmatch(value) if isinstance(value, str) else None
     return float(found.group(1)) / 100 if found else None
+
+
+def epochs_of(value: int | str | None) -> float | None:
+    """`"0.5 epoch"` as 0.5 and `"epoch"` as 1; None for anything that is not told in epochs."""
+    if value == "epoch":
+        return 1.0
+    found = _EPOCHS.fullmatch(value) if isinstance(value, str) else None
+    return float(found.group(1)) if found else None
 
 
 def _check_allowance(value: int | str | None) -> int | str | None:
@@ -112,21 +128,47 @@ def allowed(allowance: int | str | None, total: int) -> float:
 
 
 def _check_interval(value: int | str | None) -> int | str | None:
-    if value is None or value == "epoch":
+    if value is None or (isinstance(value, int) and value >= 1):
         return value
-    if isinstance(value, int) and value >= 1:
-        return value
-    share = share_of(value)
-    if share is not None and 0 < share <= 1:
+    share, epochs = share_of(value), epochs_of(value)
+    if (share is not None and 0 < share <= 1) or (epochs is not None and epochs > 0):
         return value
     raise ValueError(
-        "expected a number of optimizer steps from 1, a share of the run such as `10%`, `epoch`, "
-        "or null for never"
+        "expected a number of optimizer steps from 1, a share of the run such as `10%`, `epoch` "
+        "or a part of it such as `0.5 epoch`, or null for never"
     )
 
 
 Interval = Annotated[int | str | None, AfterValidator(_check_interval)]
-"""How often: optimizer steps (int), a share of the whole run (`10%`), `epoch`, null = never."""
+"""How often: optimizer steps (int), a share of the whole run (`10%`), `epoch` or so many of them
+(`0.5 epoch`), null = never."""
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|min|h)")
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+
+
+def seconds_of(value: int | str | None) -> float | None:
+    """`"30min"` as 1800.0 seconds; None for anything that is not a duration."""
+    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    return float(found.group(1)) * _SECONDS[found.group(2)] if found else None
+
+
+def _check_saves(value: int | str | None) -> int | str | None:
+    if (seconds_of(value) or 0) > 0:
+        return value
+    try:
+        return _check_interval(value)
+    except ValueError:
+        raise ValueError(
+            "expected a number of optimizer steps from 1, a share of the run such as `10%`, "
+            "`epoch` or a part of it such as `0.5 epoch`, a time such as `90s`, `30min` or `2h`, "
+            "or null for never"
+        ) from None
+
+
+SaveInterval = Annotated[int | str | None, AfterValidator(_check_saves)]
+"""How often: as `Interval`, or by the clock (`90s`, `30min`, `2h`)."""
 
 
 def _check_warmup(value: int | str) -> int | str:

@@ -1,7 +1,7 @@
 """Schema of what a run keeps.
 
-In: nothing. Out: `CheckpointSpec`. Intervals are steps, a share of the run (`10%`), `epoch`, or
-null.
+In: nothing. Out: `CheckpointSpec`. It is saved every so many steps, by a share of the run (`10%`),
+`epoch`, by the clock (`30min`), or never (null).
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from pydantic import Field
 
 from llmforge.schema.base import (
     Effect,
-    Interval,
     PositiveInt,
-    SecretRef,
+    SaveInterval,
     Spec,
 )
 
@@ -24,8 +23,11 @@ class CheckpointSpec(Spec):
 
     effect = Effect.BOOKKEEPING
 
-    every: Interval
-    """How often a resumable checkpoint is written; the final model is always written."""
+    every: SaveInterval
+    """How often a resumable checkpoint is written: a number of optimizer steps, a share of the run
+    (`25%`), `epoch`, or by the clock (`90s`, `30min`, `2h`: at the end of the first step after so
+    much time since the last save, by the clock of the first process). The last step is saved as
+    well. null writes none but that of a stop. The final model is always written."""
     keep: PositiveInt
     """Checkpoints kept; older ones are pruned, the best one never."""
     best: Annotated[str | None, Effect.NUMERICS]
@@ -35,12 +37,5 @@ class CheckpointSpec(Spec):
     resume: bool
     """Continue from the newest checkpoint when the run folder holds an interrupted run."""
     max_shard_size: str = Field(pattern=r"^\d+(\.\d+)?\s?[KMG]B$")
-    """Largest weight file, such as `5GB`."""
-    hub_push: bool
-    """Upload the final model (the adapter alone under LoRA) after training."""
-    hub_repository: str | None
-    """Where to: `owner/name`."""
-    hub_private: bool
-    """Make the repository private when it does not exist yet."""
-    hub_token: SecretRef
-    """`env:NAME` of the variable that holds the token."""
+    """Largest weight file, such as `5GB`, of the final model and of checkpoints; larger models are
+    spread over several. An adapter is one file."""

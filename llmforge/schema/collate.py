@@ -43,7 +43,7 @@ class JoinsParts(CollatorSpec):
 @register("collator", "auto")
 class AutoCollator(JoinsParts):
     """Chosen by the shape of the data: text and text_parts -> lm, prompt_completion -> completion,
-    messages and instruction -> chat."""
+    messages and instruction -> chat, preference -> preference."""
 
     kind: Literal["auto"]
     prefix_end: str | None
@@ -81,3 +81,11 @@ class ChatCollator(CollatorSpec):
     (`data.fields.flag`)."""
     train_end_of_turn: bool
     """The token that ends a turn carries loss too; without it the model does not learn to stop."""
+
+
+@register("collator", "preference", "llmforge.build.pairs:pair_samples")
+class PreferenceCollator(CollatorSpec):
+    """Pairs of answers to one prompt: the last answer and its end carry loss, in both. Each of the
+    two is a sample of up to `max_length` tokens, prompt included."""
+
+    kind: Literal["preference"]

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from llmforge.registry import register
 from llmforge.schema.base import Allowance, Auto, Effect, NonNegativeInt, PositiveInt, Spec
 
-Shape = Literal["text", "prompt_completion", "text_parts", "messages", "instruction"]
+Shape = Literal["text", "prompt_completion", "text_parts", "messages", "instruction", "preference"]
 Files = Annotated[list[str], Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 """Of a source or an evaluation set; stands in metric names: `eval_<name>_loss`."""
@@ -41,7 +41,8 @@ class Fields(Spec):
     text: Column
     """Whole text (shape `text`)."""
     prompt: Column
-    """What is given (shape `prompt_completion`)."""
+    """What is given (shapes `prompt_completion` and `preference`; of the latter it may be missing,
+    and is then what both answers begin with)."""
     completion: Column
     """What is learnt (shape `prompt_completion`)."""
     text_parts: Column
@@ -52,10 +53,15 @@ class Fields(Spec):
     """What it is asked about; may be missing or empty (shape `instruction`)."""
     output: Column
     """What is learnt (shape `instruction`)."""
+    chosen: Column
+    """The better answer: text, one message or a list of messages (shape `preference`)."""
+    rejected: Column
+    """The worse answer, written like the better one (shape `preference`)."""
     messages: Column
     """List of messages (shape `messages`)."""
     tools: Column
-    """List of tool descriptions given to the chat template; may be missing (shape `messages`)."""
+    """List of tool descriptions given to the chat template; may be missing (shapes `messages` and
+    `preference`)."""
     role: Column
     """Key of a message's role: `role`, or `from` in ShareGPT data."""
     content: Column
@@ -283,17 +289,32 @@ SOURCES: dict[str, type[Source]] = {
 _ROWS = "llmforge.build.data:open_splits"
 
 
+class GeneratedData(Rows):
+    """What llmforge generates itself."""
+
+    shape: str
+    rows: Annotated[int, Field(ge=200, le=50_000)]
+    """Conversations generated, training and held-out together."""
+    generator_seed: int
+    """Seed of the generator, apart from the run's seed."""
+
+
 @register("data", "builtin", "llmforge.build.data:builtin_splits")
-class BuiltinData(Rows):
+class BuiltinData(GeneratedData):
     """The example conversations that llmforge generates itself."""
 
     kind: Literal["builtin"]
     shape: Literal["messages"]
     """They are chats."""
-    rows: Annotated[int, Field(ge=200, le=50_000)]
-    """Conversations generated, training and held-out together."""
-    generator_seed: int
-    """Seed of the generator, apart from the run's seed."""
+
+
+@register("data", "builtin_pairs", "llmforge.build.data:builtin_splits")
+class BuiltinPairs(GeneratedData):
+    """The same conversations, each with the right last answer and a wrong one."""
+
+    kind: Literal["builtin_pairs"]
+    shape: Literal["preference"]
+    """They are pairs of chats."""
 
 
 @register("data", "jsonl", _ROWS)

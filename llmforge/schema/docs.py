@@ -10,7 +10,8 @@ import ast
 import inspect
 import textwrap
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -72,6 +73,60 @@ def field_type(spec: type[Spec], path: Sequence[str]) -> str:
     info = found[0].model_fields[found[1]]
     bounds = [_bound(item) for item in info.metadata]
     return " ".join([_words(info.annotation), *[bound for bound in bounds if bound]])
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Which numbers a field takes."""
+
+    types: frozenset[type]
+    """`int`, `float`, or both; `object` for a field that takes anything; empty for none."""
+    low: float | None = None
+    low_included: bool = True
+    high: float | None = None
+    high_included: bool = True
+
+
+def field_numbers(spec: type[Spec], path: Sequence[str]) -> Numbers | None:
+    """What the field at a path takes of numbers; None where there is no such field."""
+    found = _walk(spec, path)
+    if found is None:
+        return None
+    info = found[0].model_fields[found[1]]
+    mapped = get_origin(info.annotation) is dict and found[1] != path[-1]
+    annotation = get_args(info.annotation)[1] if mapped else info.annotation
+    parts = list(_parts(annotation, info.metadata))
+    types = {part if part in (int, float) else object for part, _ in parts
+             if part in (int, float, Any, object)}  # fmt: skip
+    limits: dict[str, float] = {}
+    for part, metadata in parts:
+        if part in (int, float):
+            for item in metadata:
+                for name in ("ge", "gt", "le", "lt"):
+                    value = getattr(item, name, None)
+                    if value is not None:
+                        limits[name] = value
+    return Numbers(
+        frozenset(types),
+        limits.get("ge", limits.get("gt")),
+        "gt" not in limits,
+        limits.get("le", limits.get("lt")),
+        "lt" not in limits,
+    )
+
+
+def _parts(annotation: Any, metadata: Sequence[Any]) -> Iterator[tuple[Any, list[Any]]]:
+    """The plain types of an annotation, each with what it is bound by."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        first, *rest = get_args(annotation)
+        more = [m for item in rest for m in getattr(item, "metadata", [item])]
+        yield from _parts(first, [*metadata, *more])
+    elif origin in (Union, types.UnionType):
+        for part in get_args(annotation):
+            yield from _parts(part, metadata)
+    else:
+        yield annotation, [m for item in metadata for m in getattr(item, "metadata", [item])]
 
 
 def _words(annotation: Any) -> str:

@@ -16,6 +16,7 @@ from llmforge.schema.base import Spec
 from llmforge.schema.data import SOURCES, MixData
 from llmforge.schema.docs import docs_of
 from llmforge.schema.run import SECTIONS, SINGLE, Scalars
+from llmforge.schema.sweep import APART
 
 FOLDER = Path(__file__).parent / "json"
 
@@ -43,7 +44,7 @@ def group_schema(section: str) -> dict[str, Any]:
 def config_schema() -> dict[str, Any]:
     """Schema of the primary config and of experiment overlays."""
     scalars = _partial(Scalars)["properties"]
-    sections = {section: _bare(group_schema(section)) for section in SECTIONS}
+    sections = {section: _bare(group_schema(section)) for section in (*SECTIONS, *APART)}
     return {
         "$schema": _DIALECT,
         "title": "config",
@@ -55,7 +56,10 @@ def config_schema() -> dict[str, Any]:
 
 def all_schemas() -> dict[str, dict[str, Any]]:
     """File name (without ending) -> schema."""
-    return {"config": config_schema(), **{section: group_schema(section) for section in SECTIONS}}
+    return {
+        "config": config_schema(),
+        **{section: group_schema(section) for section in (*SECTIONS, *APART)},
+    }
 
 
 def schemas_json() -> str:

@@ -3,8 +3,8 @@
 In: nothing. Out: `CallbackSpec` and `MetricSpec`, which people's own specs inherit from, and
 `NAMED`, the top-level keys that hold such components: `callbacks: {counter: {kind: ...}}`.
 
-Kinds are looked up in the registry while a configuration is parsed (`compiler/parse.py`). None is
-shipped.
+Kinds are looked up in the registry while a configuration is parsed (`compiler/parse.py`). One
+metric is shipped, `token_accuracy`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import SerializeAsAny, WithJsonSchema
 
+from llmforge.registry import register
 from llmforge.schema.base import Effect, Spec
 
 
@@ -30,14 +31,30 @@ class MetricSpec(Spec):
     """A metric of one's own: its fields are the keywords that its class is made with.
 
     `on` says what its class is: a `LogitsMetric`, measured at every evaluation, or a `TextMetric`,
-    measured at the end on generated answers.
+    measured on generated answers when `evaluation.answers` says so.
+
+    `better` says which direction is the better one, where there is no doubt: a plan that chooses
+    the best checkpoint by the other one is then refused.
     """
 
     effect = Effect.EVALUATION
 
     on: ClassVar[Literal["logits", "text"]] = "logits"
+    better: ClassVar[Literal["minimize", "maximize"] | None] = None
 
     kind: str
+
+
+@register("metric", "token_accuracy", "llmforge.build.measures:TokenAccuracy")
+class TokenAccuracyMetric(MetricSpec):
+    """Share of the tokens with loss that the model thinks likeliest, at every evaluation.
+
+    Evaluation then holds the whole logits of a batch.
+    """
+
+    better = "maximize"
+
+    kind: Literal["token_accuracy"]
 
 
 NAMED: dict[str, str] = {"callbacks": "callback", "metrics": "metric"}

@@ -30,8 +30,15 @@ class OptimizerSpec(Spec):
     """What every optimizer has."""
 
     kind: str
-    lr: Rate | None
-    """Peak learning rate; null only where the optimizer sets its own (`relative_step`)."""
+    lr: Rate | Auto | None
+    """Peak learning rate; null only where the optimizer sets its own (`relative_step`). `auto` is
+    one of the three below, by what is trained."""
+    lr_scratch: Annotated[Rate, Effect.BOOKKEEPING]
+    """What `lr: auto` is for random weights."""
+    lr_finetune: Annotated[Rate, Effect.BOOKKEEPING]
+    """What `lr: auto` is for pretrained weights, all of them trained."""
+    lr_adapter: Annotated[Rate, Effect.BOOKKEEPING]
+    """What `lr: auto` is for an adapter over pretrained weights."""
     weight_decay: NonNegativeFloat
     """Decay of the weights per step, times the rate; norms and biases are left out unless
     `decay_norms` says otherwise."""

@@ -27,6 +27,7 @@ from llmforge.schema.evaluation import EvaluationSpec
 from llmforge.schema.experiment import ExperimentSpec
 from llmforge.schema.extension import Callbacks, Metrics
 from llmforge.schema.generation import GenerationSpec
+from llmforge.schema.hub import CardSpec, HubSpec
 from llmforge.schema.model import ModelSpec, TokenizerSpec
 from llmforge.schema.optim import OptimizerSpec, ScheduleSpec
 from llmforge.schema.precision import PrecisionSpec, QuantizationSpec
@@ -181,6 +182,12 @@ class MlflowTracking(TrackingSpec):
     """MLflow experiment the run stands in; made when missing."""
     token: SecretRef | None
     """`env:NAME` of the server's bearer token; null sends none."""
+    registered_model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$")] | None
+    """Registered model whose versions the checkpoints and the final model become; null registers
+    none. The aliases `best` and `last` follow, and a pruned checkpoint's version goes with it."""
+    upload: Literal["none", "final", "checkpoints"]
+    """Weights that are copied to MLflow in the background: none (a version then points at its
+    folder), the final model's, or those of every checkpoint as well."""
 
 
 class PathsSpec(Spec):
@@ -192,6 +199,9 @@ class PathsSpec(Spec):
     """Parent of run folders: `<runs>/<name>-<fingerprint>`."""
     cache: str
     """Prepared data and file scans, shared by runs."""
+    env_file: str | None
+    """File of `NAME=value` lines in which `env:NAME` is looked up when the environment has no such
+    variable; it may be missing. Nothing else of it is read, and null reads none."""
 
 
 class Scalars(Spec):
@@ -233,6 +243,8 @@ class RunSpec(Scalars):
     launch: SerializeAsAny[LaunchSpec]
     hardware: SerializeAsAny[HardwareSpec]
     generation: GenerationSpec
+    hub: SerializeAsAny[HubSpec]
+    card: CardSpec
     paths: PathsSpec
     hooks: SerializeAsAny[ExperimentSpec]
 
@@ -243,6 +255,7 @@ SINGLE: dict[str, type[Spec]] = {
     "evaluation": EvaluationSpec,
     "checkpoint": CheckpointSpec,
     "generation": GenerationSpec,
+    "card": CardSpec,
     "paths": PathsSpec,
 }
 """Sections of one shape; every other section is a choice by `kind` in the registry."""

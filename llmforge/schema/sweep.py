@@ -11,11 +11,39 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmforge.registry import register
-from llmforge.schema.base import Auto, Effect, PositiveInt, Spec
-
+from llmforge.schema.base import (
+    Auto,
+    Effect,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Spec,
+)
 
 APART = ("sweep",)
 """Sections of the configuration that are about runs, and part of none."""
+
+
+class PruningSpec(Spec):
+    """When a weak trial is ended. Everything is counted in evaluations during training, so trials
+    with other batch sizes are compared at the same share of their runs."""
+
+    effect = Effect.BOOKKEEPING
+
+    startup: NonNegativeInt
+    """Trials that go to their end before any is pruned (`median`)."""
+    warmup: NonNegativeInt
+    """First evaluations of each trial that end none (`median`)."""
+    interval: PositiveInt
+    """A trial is judged at every so many-th evaluation (`median`)."""
+    resource: PositiveInt
+    """Evaluations that every trial gets before it is judged first (`halving`, `hyperband`)."""
+    reduction: Annotated[int, Field(ge=2)]
+    """One in so many trials goes on from rung to rung (`halving`, `hyperband`)."""
+    patience: PositiveInt
+    """A trial ends after so many evaluations in a row that are worse than its best (`patience`)."""
+    tolerance: NonNegativeFloat
+    """By how much, in the objective's unit, they have to be worse (`patience`)."""
 
 
 class SweepSpec(Spec):
@@ -37,6 +65,20 @@ class SweepSpec(Spec):
     `checkpoint.best` where it is set, else `eval_loss`."""
     direction: Literal["minimize", "maximize"] | Auto
     """Which objective is better; `auto` where the objective's own direction is known."""
+    objectives: dict[str, Literal["minimize", "maximize"] | Auto]
+    """Several figures that are sought at once, each with its direction, in place of `objective`:
+    `{eval_loss: minimize, tokens_per_second: maximize}`. The result is the set of trials that no
+    other one beats in all of them (the Pareto front)."""
+    pruner: Literal["none", "median", "halving", "hyperband", "patience"]
+    """What ends weak trials while they run: worse than the `median` of the earlier ones at the
+    same evaluation, successive `halving` (Li et al. 2018, arXiv 1810.05934), `hyperband` (Li et
+    al. 2016, arXiv 1603.06560), or no improvement for some evaluations (`patience`)."""
+    pruning: PruningSpec
+    """The pruner's numbers."""
+    storage: str | Auto = Field(pattern=r"^(auto|env:[A-Za-z_][A-Za-z0-9_]*|[a-z0-9+]+://.*)$")
+    """Where Optuna keeps the study of a search or a pruned sweep: `auto` is `study.journal` in the
+    sweep's folder; an SQL database by its URL (`sqlite:///study.db`), one with a password by the
+    name of the environment variable that holds it (`env:STUDY_URL`)."""
     refused: Literal["skip", "stop"]
     """What becomes of the sweep when the compiler refuses a point."""
     equal_failures: PositiveInt
@@ -58,10 +100,19 @@ class SearchSweep(SweepSpec):
 
     kind: Literal["search"]
     trials: PositiveInt
-    """Trials that count: pruned ones do, refused points do not."""
+    """Trials that count: failed and pruned ones do, points that the compiler refuses do not."""
     sampler: Literal["tpe", "gp", "cmaes", "random", "grid", "nsga2"]
-    """How points are proposed."""
-    startup: Annotated[int, Field(ge=0)]
-    """Random points before the sampler learns from what came out."""
+    """How points are proposed: tree-structured Parzen estimator (Bergstra et al. 2011), Gaussian
+    process, CMA-ES (intervals only; choices are drawn at random), at random, all of a `grid` in
+    random order, or NSGA-II for several objectives (Deb et al. 2002)."""
+    startup: NonNegativeInt
+    """Random points before the sampler learns from what came out (`tpe`, `gp`, `cmaes`)."""
+    population: Annotated[int, Field(ge=2)]
+    """Trials of one generation (`nsga2`)."""
+    grid_points: Annotated[int, Field(ge=2)]
+    """Points that an interval stands for, both ends included (`grid`)."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
-    """Seed of the sampler."""
+    """Seed of the sampler. A proposal follows from it and the trials before, so a search that was
+    killed goes on as if it had not been."""
+    refused_in_row: PositiveInt
+    """That many proposals in a row that the compiler refuses stop the search."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from llmforge.schema.data import Source
 from llmforge.sources.base import Fault, Part, Raw, Row, excerpt
+from llmforge.sources.pairs import pair_of
 from llmforge.sources.select import condition, lookup
 from llmforge.sources.shapes import detect, no_shape, values_of
 
@@ -109,7 +110,10 @@ class Flow:
             self.shape = detect(values, self._source.fields)
             if self.shape is None:
                 return Dropped(name, line, "bad", no_shape(values, self._source.fields))
-        found, fault = values_of(values, self.shape, self._source)
+        if self.shape == "preference":
+            found, fault = pair_of(values, self._source)
+        else:
+            found, fault = values_of(values, self.shape, self._source)
         if found is None:
             return Dropped(name, line, "bad", fault)
         return Kept(Row(name, line, found), held_out)

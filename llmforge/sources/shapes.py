@@ -21,12 +21,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "instruction": ("instruction", "output"),
     "text_parts": ("text_parts",),
     "text": ("text",),
+    "preference": ("chosen", "rejected"),
 }
 """Which `data.fields` each shape needs, in the order shapes are tried."""
 
 ROLES = ("system", "user", "assistant", "tool")
 
-_MEND = "mend or remove that row, or let it go with data.max_bad_rows=1"
+MEND = "mend or remove that row, or let it go with data.max_bad_rows=1"
 _MAY_BE_EMPTY = ("prompt", "input")
 
 # names that published data sets give to what `data.fields` calls these
@@ -38,6 +39,8 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "instruction": (),
     "output": ("response", "answer"),
     "text_parts": ("parts",),
+    "chosen": ("preferred", "accepted", "winner"),
+    "rejected": ("dispreferred", "loser"),
 }
 _ROLE_WORDS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 
@@ -85,18 +88,21 @@ def no_shape(row: Mapping[str, Any], fields: Fields) -> Fault:
 def values_of(
     row: Mapping[str, Any], shape: str, source: Source
 ) -> tuple[dict[str, Any] | None, Fault | None]:
-    """The row's values under the shape's own names, or what is wrong with them (LF505)."""
+    """The row's values under the shape's own names, or what is wrong with them (LF505).
+
+    Of shape `preference` see `pairs.py`.
+    """
     fields = source.fields
     found: dict[str, Any] = {}
     for name in COLUMNS[shape]:
         column = getattr(fields, name)
         value = lookup(row, column)
         if value is None and not has(row, column):
-            return None, _no_column(name, column, row, fields)
+            return None, no_column(name, column, row, fields)
         if name == "messages":
-            value, problem = _messages(_from_json(value), source)
+            value, problem = messages_of(from_json(value), source)
         elif name == "text_parts":
-            value, problem = _text_parts(_from_json(value))
+            value, problem = _text_parts(from_json(value))
         else:
             problem = _text_problem(value, may_be_empty=name in _MAY_BE_EMPTY)
         if problem is not None:
@@ -105,8 +111,8 @@ def values_of(
                 "LF505",
                 f"`{column}` {what}",
                 # of an empty value nothing could be shown
-                sample=excerpt(_as_text(lookup(row, column))) or excerpt(_as_text(dict(row))),
-                hint=hint or _MEND,
+                sample=excerpt(as_text(lookup(row, column))) or excerpt(as_text(dict(row))),
+                hint=hint or MEND,
                 key=key or f"fields.{name}",
             )
         found[name] = value
@@ -115,7 +121,7 @@ def values_of(
         if extra is not None and not isinstance(extra, str):
             return None, _odd("input", fields.input, extra)
         found["input"] = extra or ""
-    elif shape == "messages" and (tools := _from_json(lookup(row, fields.tools))):
+    elif shape == "messages" and (tools := from_json(lookup(row, fields.tools))):
         if not isinstance(tools, list):
             return None, _odd("tools", fields.tools, tools)
         found["tools"] = tools
@@ -128,7 +134,7 @@ Problem = tuple[str, str | None, str | None]
 
 def _text_problem(value: Any, may_be_empty: bool = False) -> Problem | None:
     if not isinstance(value, str):
-        return f"is {_named(value)}, not text", None, None
+        return f"is {named(value)}, not text", None, None
     if not may_be_empty and not value.strip():
         return "is empty, so nothing to learn", None, None
     return None
@@ -136,18 +142,19 @@ def _text_problem(value: Any, may_be_empty: bool = False) -> Problem | None:
 
 def _text_parts(value: Any) -> tuple[list[str] | None, Problem | None]:
     if not isinstance(value, list) or not value:
-        return None, (f"is {_named(value)}, not a list of texts", None, None)
+        return None, (f"is {named(value)}, not a list of texts", None, None)
     for number, part in enumerate(value):
         if not isinstance(part, str):
-            return None, (f"part {number} is {_named(part)}, not text", None, None)
+            return None, (f"part {number} is {named(part)}, not text", None, None)
     if not value[-1].strip():
         return None, ("ends with an empty part, so nothing to learn", None, None)
     return value, None
 
 
-def _messages(value: Any, source: Source) -> tuple[list[dict[str, Any]] | None, Problem | None]:
+def messages_of(value: Any, source: Source) -> tuple[list[dict[str, Any]] | None, Problem | None]:
+    """A chat under the plain names `role` and `content`, or what is wrong with it."""
     if not isinstance(value, list) or not value:
-        return None, (f"is {_named(value)}, not a list of messages", None, None)
+        return None, (f"is {named(value)}, not a list of messages", None, None)
     found = []
     for number, message in enumerate(value):
         made, problem = _message(message, number, source)
@@ -165,7 +172,7 @@ def _message(
 ) -> tuple[dict[str, Any] | None, Problem | None]:
     fields = source.fields
     if not isinstance(message, Mapping):
-        return None, (f"message {number} is {_named(message)}, not a message", None, None)
+        return None, (f"message {number} is {named(message)}, not a message", None, None)
     for name in ("role", "content"):
         column = getattr(fields, name)
         if column not in message and not (name == "content" and message.get("tool_calls")):
@@ -190,7 +197,7 @@ def _message(
     if content is None and calls:
         content = ""
     if not isinstance(content, str):
-        return None, (f"message {number} has {_named(content)} as content, not text", None, None)
+        return None, (f"message {number} has {named(content)} as content, not text", None, None)
     if role == "assistant" and not content.strip() and not calls:
         return None, (f"message {number} is an empty assistant turn", None, None)
     kept = {
@@ -231,13 +238,14 @@ def _message_keys(message: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _no_column(name: str, column: str, row: Mapping[str, Any], fields: Fields) -> Fault:
+def no_column(name: str, column: str, row: Mapping[str, Any], fields: Fields) -> Fault:
+    """LF505: the row lacks what its shape needs."""
     guess = _column_for(name, fields, row)
     return Fault(
         "LF505",
         f"has no `{column}`",
-        sample=excerpt(_as_text(row)),
-        hint=f"fields.{name}={guess}" if guess else _MEND,
+        sample=excerpt(as_text(row)),
+        hint=f"fields.{name}={guess}" if guess else MEND,
         key=f"fields.{name}",
         notes=(_columns_there(row),),
     )
@@ -247,9 +255,9 @@ def _odd(name: str, column: str, value: Any) -> Fault:
     wanted = "a list" if name == "tools" else "text"
     return Fault(
         "LF505",
-        f"`{column}` is {_named(value)}, not {wanted}",
-        sample=excerpt(_as_text(value)),
-        hint=_MEND,
+        f"`{column}` is {named(value)}, not {wanted}",
+        sample=excerpt(as_text(value)),
+        hint=MEND,
         key=f"fields.{name}",
     )
 
@@ -268,7 +276,7 @@ def _column_for(name: str, fields: Fields, row: Mapping[str, Any]) -> str | None
     return guess[0] if guess else None
 
 
-def _from_json(value: Any) -> Any:
+def from_json(value: Any) -> Any:
     """Lists that a CSV file or a database column holds as JSON text."""
     if isinstance(value, str) and value.lstrip()[:1] == "[":
         try:
@@ -278,11 +286,13 @@ def _from_json(value: Any) -> Any:
     return value
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as people would read it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _named(value: Any) -> str:
+def named(value: Any) -> str:
+    """What a value is, in words."""
     if value is None:
         return "null"
     if isinstance(value, list) and not value:

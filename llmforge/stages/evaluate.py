@@ -7,8 +7,9 @@ answer, what stands before it the prompt, so what is asked is token for token wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -21,9 +22,10 @@ from llmforge.build.sample import IGNORED
 from llmforge.build.templates import stop_ids
 from llmforge.build.trainer import ForgeTrainer
 from llmforge.plan import Plan
-from llmforge.stages.generate import complete, decode
+from llmforge.stages.generate import complete, decode, is_greedy
 
-_ANSWERS_AT_ONCE = 64
+Pause = Callable[[], None]
+"""Called between batches of answers: shows that something happens, and may raise to stop."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class _Question:
     ids: list[int]
     reference: list[int]
     shown: str
+    set: int = 0
+    """Number of the evaluation set."""
 
 
 def evaluate(plan: Plan, parts: Parts, trainer: ForgeTrainer | None = None) -> dict[str, Any]:
@@ -41,7 +45,7 @@ def evaluate(plan: Plan, parts: Parts, trainer: ForgeTrainer | None = None) -> d
     Returns:
         `eval_loss`, `eval_perplexity`, `eval_tokens`, of several evaluation sets over all of them
         and as `eval_<set>_loss`, ... of each; `exact_match` (share) and `exact_match_rows`
-        when rows could be asked; `eval_<name>` of each metric of the user's own; `samples`, a list
+        when rows could be asked; `eval_<name>` of each metric of the run; `samples`, a list
         of {prompt, answer, reference, match}. Keys that mean nothing here are left out: plain text
         has no question, so no exact match.
     """
@@ -60,63 +64,134 @@ def evaluate(plan: Plan, parts: Parts, trainer: ForgeTrainer | None = None) -> d
         )
     # also beside a trainer: it wraps a model's own call, which an adapter's generate() goes round
     with autocast(model, compute):
-        answers = _answers(plan, parts, model)
+        answers = _answers(plan, parts, model, _pause(trainer))
     prefixes = ("eval", *(f"eval_{name}" for name in parts.sets if len(parts.sets) > 1))
     own = [name for name, metric in parts.metrics.items() if isinstance(metric, LogitsMetric)]
-    kinds = ("loss", "perplexity", "tokens", *own)
+    kinds = (*plan.spec.trainer.METRICS, *own)
     figures = {name: metrics[name] for prefix in prefixes for kind in kinds
                if (name := f"{prefix}_{kind}")}  # fmt: skip
     return figures | answers
 
 
-def _answers(plan: Plan, parts: Parts, model: Any) -> dict[str, Any]:
+def answers_during(
+    plan: Plan, parts: Parts, trainer: ForgeTrainer
+) -> Callable[[], dict[str, float]] | None:
+    """What a trainer calls at each evaluation for the figures of answers; None asks for none.
+
+    The rows that are asked are chosen once, and the same every time: `eval_exact_match` and
+    `eval_<name>` of the metrics on text, so that they can decide which model is the best.
+    """
+    evaluation = plan.spec.evaluation
+    if evaluation.answers != "always" or parts.evaluation is None:
+        return None
+    questions = _questions(parts, plan.spec.seed, evaluation.exact_match_rows)
+    return partial(_during, plan, parts, trainer, questions) if questions else None
+
+
+def _during(
+    plan: Plan, parts: Parts, trainer: ForgeTrainer, questions: list[_Question]
+) -> dict[str, float]:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    with autocast(model, str(plan.spec.precision.compute)):
+        asked = _ask(plan, model, parts.tokenizer, questions, _greedy(plan), _pause(trainer))
+    found = _figures(parts, questions, asked)
+    return {"eval_exact_match": found.pop("exact_match")} | {
+        key: value for key, value in found.items() if key != "exact_match_rows"
+    }
+
+
+def _greedy(plan: Plan) -> dict[str, Any]:
+    return {"max_new_tokens": plan.spec.generation.max_new_tokens}
+
+
+def _pause(trainer: ForgeTrainer | None) -> Pause:
+    """As between batches of the loss: the display is told, and a stop that was asked for acts."""
+    if trainer is None:
+        return lambda: None
+    handler = trainer.callback_handler
+    return lambda: handler.on_prediction_step(trainer.args, trainer.state, trainer.control)
+
+
+def _answers(plan: Plan, parts: Parts, model: Any, pause: Pause) -> dict[str, Any]:
     """Exact match and samples, as far as the plan asks for them."""
     spec = plan.spec
     figures: dict[str, Any] = {}
     questions = _questions(parts, spec.seed, spec.evaluation.exact_match_rows)
-    greedy = {"max_new_tokens": spec.generation.max_new_tokens}
-    asked = _ask(model, parts.tokenizer, questions, greedy)
+    asked = _ask(plan, model, parts.tokenizer, questions, _greedy(plan), pause)
     if questions:
-        matches = sum(sample["match"] for sample in asked)
-        figures |= {"exact_match": matches / len(asked), "exact_match_rows": len(asked)}
-        figures |= text_figures(parts.metrics, asked)
+        figures |= _figures(parts, questions, asked)
     if spec.evaluation.samples:
-        figures["samples"] = _samples(plan, parts, model, asked)
+        figures["samples"] = _samples(plan, parts, model, asked, pause)
     return figures
 
 
+def _figures(
+    parts: Parts, questions: Sequence[_Question], asked: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Exact match and metrics on text: over all rows that were asked, and of each of several sets
+    of which some were."""
+    found = {
+        "exact_match": sum(one["match"] for one in asked) / len(asked),
+        "exact_match_rows": len(asked),
+        **text_figures(parts.metrics, asked),
+    }
+    for number, name in enumerate(parts.sets if len(parts.sets) > 1 else ()):
+        of_set = [one for q, one in zip(questions, asked, strict=True) if q.set == number]
+        if of_set:
+            matches = sum(one["match"] for one in of_set)
+            found[f"eval_{name}_exact_match"] = matches / len(of_set)
+            found |= text_figures(parts.metrics, of_set, f"eval_{name}")
+    return found
+
+
 def _samples(
-    plan: Plan, parts: Parts, model: Any, asked: list[dict[str, Any]]
+    plan: Plan, parts: Parts, model: Any, asked: list[dict[str, Any]], pause: Pause
 ) -> list[dict[str, Any]]:
     """Answers to show, generated as the `generation` section says."""
-    wanted = plan.spec.evaluation.samples
+    wanted, seed = plan.spec.evaluation.samples, plan.spec.seed
     generation = plan.spec.generation.settings()
-    as_asked = not generation["sample"] and generation["repetition_penalty"] == 1.0
-    if as_asked and len(asked) >= wanted:
+    if is_greedy(generation) and len(asked) >= wanted:
         return asked[:wanted]
-    seed = plan.spec.seed
+    if generation["seed"] is None:
+        generation["seed"] = seed
     questions = _questions(parts, seed, wanted) or _openings(parts, seed, wanted)
-    return _ask(model, parts.tokenizer, questions, generation)
+    return _ask(plan, model, parts.tokenizer, questions, generation, pause)
 
 
 def _ask(
-    model: Any, tokenizer: Any, questions: list[_Question], generation: Mapping[str, Any]
+    plan: Plan,
+    model: Any,
+    tokenizer: Any,
+    questions: list[_Question],
+    generation: Mapping[str, Any],
+    pause: Pause,
 ) -> list[dict[str, Any]]:
-    answers = complete(
-        model, tokenizer, [q.ids for q in questions], generation, batch=_ANSWERS_AT_ONCE
-    )
+    """Answers beside their references, `evaluation.answers_at_once` generated at a time."""
+    at_once = int(plan.spec.evaluation.answers_at_once)
+    # those of like length together, so that little is padded
+    order = sorted(range(len(questions)), key=lambda n: len(questions[n].ids), reverse=True)
+    answers: dict[int, list[int]] = {}
+    for start in range(0, len(order), at_once):
+        chosen = order[start : start + at_once]
+        ids = [questions[number].ids for number in chosen]
+        given = complete(model, tokenizer, ids, generation, batch=at_once)
+        answers |= dict(zip(chosen, given, strict=True))
+        pause()
+    stops = list(generation.get("stop", ()))
     found = []
-    for question, ids in zip(questions, answers, strict=True):
-        text, reference = decode(tokenizer, ids), decode(tokenizer, question.reference)
-        found.append(
-            {
-                "prompt": question.shown,
-                "answer": text,
-                "reference": reference,
-                "match": text == reference,
-            }
-        )
+    for number, question in enumerate(questions):
+        text = decode(tokenizer, answers[number], stops)
+        found.append(_beside(question, text, decode(tokenizer, question.reference)))
     return found
+
+
+def _beside(question: _Question, answer: str, reference: str) -> dict[str, Any]:
+    return {
+        "prompt": question.shown,
+        "answer": answer,
+        "reference": reference,
+        "match": answer == reference,
+    }
 
 
 def _questions(parts: Parts, seed: int, wanted: int) -> list[_Question]:
@@ -137,7 +212,8 @@ def _questions(parts: Parts, seed: int, wanted: int) -> list[_Question]:
         # without its end token the answer was cut, and nothing can be compared with it
         if begin == 0 or not sample["prompt"] or ids[end] not in stops:
             continue
-        found.append(_Question(ids[:begin], ids[begin:end], sample["prompt"]))
+        number = int(sample.get("set", 0))
+        found.append(_Question(ids[:begin], ids[begin:end], sample["prompt"], number))
     return found
 
 

@@ -1,8 +1,9 @@
 """Prepare: rows to tokenised samples on disk, once, shared by every run that needs the same.
 
 In: a plan. Out: `Prepared`: the folder, its tokenizer, memory-mapped samples with columns
-`input_ids`, `labels`, `length`, `source_row`, `set` (evaluation samples have `prompt` as well), how
-they are packed, and a report in which rows in = rows used + rows rejected.
+`input_ids`, `labels`, `length`, `source_row`, `set` (evaluation samples have `prompt` as well,
+pairs `rejected_input_ids` and `rejected_labels`), how they are packed, and a report in which
+rows in = rows used + rows rejected.
 
 A folder is built under another name and renamed when whole, under a lock, so a killed preparation
 leaves nothing half-used and processes that need the same samples wait for one of them.
@@ -26,6 +27,7 @@ from llmforge.build.errors import DataChanged, DataRefused, building
 from llmforge.build.prepared import Prepared, sync
 from llmforge.digests import edge_digest, file_digest, remember_digest
 from llmforge.plan import Plan
+from llmforge.schema.collate import PreferenceCollator
 from llmforge.store import MANIFEST, RECEIPT, REPORT, prepared_folder
 
 __all__ = ["DataChanged", "DataRefused", "Prepared", "prepare"]
@@ -164,14 +166,15 @@ def _write_samples(plan: Plan, splits: Any, tokenizer: Any, folder: Path) -> dic
         (folder / RECEIPT).open("w", encoding="utf-8", errors="backslashreplace") as receipt,
         Makers(plan, tokenizer, folder / "tokenizer") as makers,
     ):
-        train = Side(folder / "train.arrow", receipt, longest, with_prompts=False)
+        pairs = isinstance(plan.spec.collator, PreferenceCollator)
+        train = Side(folder / "train.arrow", receipt, longest, False, pairs)
         # streamed rows are tokenised while training; the first tell what they are like
         rows = islice(splits.train, ROWS) if plan.spec.data.streaming else splits.train
         train.write({"train": rows}, makers)
         report["train"] = train.report()
         if splits.evaluation:
             # what is asked of the model when it is evaluated, for people to read
-            held = Side(folder / "evaluation.arrow", receipt, longest, with_prompts=True)
+            held = Side(folder / "evaluation.arrow", receipt, longest, True, pairs)
             held.write(splits.evaluation, makers)
             overlap = int(np.isin(held.digests, np.unique(train.digests)).sum())
             report["evaluation"] = {**held.report(), "overlap": overlap}

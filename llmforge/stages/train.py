@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llmforge.build.errors import NonFiniteLoss
 from llmforge.build.experiment import active, under_hooks
 from llmforge.build.prepared import Prepared
 from llmforge.plan import Plan
@@ -24,8 +25,12 @@ from llmforge.run import checkpoints, outcome, resume, room, terminal
 from llmforge.run.checkpoints import Checkpoint
 from llmforge.run.folder import RunFolder
 from llmforge.run.journal import Journal
+from llmforge.run.pruning import RunPruned, judge_of
 from llmforge.run.signals import StopFlag, StopRequested
 from llmforge.track.protocol import Tracker
+
+if TYPE_CHECKING:
+    from llmforge.build.early_stopping import Stalled
 
 
 def is_main() -> bool:
@@ -74,6 +79,7 @@ def train(
 
     Raises:
         StopRequested: a stop was asked for; the state is saved if any training was done.
+        RunPruned: the run is a trial, and its sweep ended it; the state is saved.
         BuildError, DataChanged, DataRefused, NonFiniteLoss: see `build.errors`.
         HookFailed: a hook of the experiment raised.
     """
@@ -88,11 +94,17 @@ def train(
         StopCallback,
         TrackerCallback,
     )
+    from llmforge.build.clock import saves_by_clock
+    from llmforge.build.early_stopping import early_stopping
     from llmforge.build.parts import build_parts
     from llmforge.build.progress import Pace
+    from llmforge.build.pruning import PruningCallback
     from llmforge.build.rehearsal import Rehearsal
     from llmforge.build.trainer import build_trainer
+    from llmforge.stages.culprits import forget_culprits, tell_culprits
+    from llmforge.stages.evaluate import answers_during
     from llmforge.stages.prepare import prepare
+    from llmforge.stages.publish import Publishing
 
     screen = screen or terminal.Screen()
     with stop.immediate():
@@ -106,16 +118,24 @@ def train(
         recorder = Recorder(run, tracker)
         pace = Pace(tokens_per_step(plan, prepared.report))
         progress, apart = ProgressCallback(screen, pace), EvaluationApart()
-        watching = [progress, TrackerCallback(recorder, pace)] if is_main() else []
+        watching: list[Any] = [progress, TrackerCallback(recorder, pace)] if is_main() else []
+        publishing = Publishing(plan, run, screen) if is_main() else None
+        watching += [publishing.callback()] if publishing else []
         rehearsal = Rehearsal(plan, run.path / ".rehearsal", run.model, screen.say)
-        callbacks = [LastStepCallback(), *watching, EpochOrder(), apart, StopCallback(stop)]
+        stopping, judge = early_stopping(plan), judge_of(run)
+        pruning = [PruningCallback(judge, is_main())] if judge else []
+        callbacks = [LastStepCallback(), *watching, EpochOrder(), apart, *stopping, *pruning]
+        callbacks += [*saves_by_clock(plan), StopCallback(stop)]
         trainer = build_trainer(plan, parts, run.checkpoint_folder, [rehearsal, *callbacks])
         trainer.keep_with(checkpoints.Keeper(run.checkpoint_folder, plan))
         if prepared.packed:
             trainer.first_batch = partial(prove_isolation, run, screen)
         apart.trainer = rehearsal.trainer = trainer
+        trainer.answers = answers_during(plan, parts, trainer)
 
         checkpoint = resume_point(plan, run, screen, trainer)
+        if is_main():
+            forget_culprits(run)
         recorder.attempt(run.record().attempts, checkpoint.step if checkpoint else 0)
         untrained = measure_untrained(plan, run, parts, trainer, recorder)
 
@@ -123,19 +143,27 @@ def train(
     # what was measured so far must not decide what is learnt
     set_seed(int(plan.settings["seed"]))
     try:
-        if checkpoint and checkpoint.step >= trainer.args.max_steps:
-            restore(trainer, checkpoint.path)
-        else:
-            trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        take_steps(trainer, checkpoint)
         if trainer.state.global_step < trainer.args.max_steps:
             stop.check()
+        if pruned := next((callback.found for callback in pruning if callback.found), None):
+            raise RunPruned(pruned)
         hooks.call("after_train")
+        ended = next((callback.found for callback in stopping if callback.found), None)
+        if ended is not None:
+            screen.say(str(ended))
         with stop.immediate():
-            return finish(plan, run, parts, trainer, recorder, screen, untrained)
+            trainer.publishing = publishing
+            return finish(plan, run, parts, trainer, recorder, screen, untrained, ended)
     except StopRequested:
         progress.close()
         apart.end()
         keep_state(trainer, run)
+        raise
+    except NonFiniteLoss as fault:
+        progress.close()
+        if is_main():
+            tell_culprits(plan, prepared, run, fault)
         raise
     except BaseException:
         progress.close()
@@ -150,13 +178,13 @@ def finish(
     recorder: Recorder,
     screen: terminal.Screen,
     untrained: Mapping[str, float],
+    ended: Stalled | None = None,
 ) -> dict[str, Any]:
-    """Measure and keep the final model."""
+    """Measure and keep the final model; `ended` says why, where the run stopped early."""
     from llmforge.build.adapter import trainable_share
     from llmforge.build.load import save_final
-    from llmforge.run.hub import push
+    from llmforge.run.records import keep_model_card, keep_records
     from llmforge.stages.evaluate import evaluate
-    from llmforge.track.curve import draw_curve
 
     steps = trainer.state.global_step
     figures = evaluate(plan, parts, trainer)
@@ -164,26 +192,26 @@ def finish(
     save_final(plan, trainer, run.model)
     if not is_main():
         return {}
+    keep_model_card(plan, run)
     outcome.write_manifest(run)
     run.write_json("samples.json", figures.get("samples", []))
-    draw_curve(run.journal, run.path / "curve.png", plan.run_id)
 
     weights = trainable_share(parts.model)
     trainable, total = weights["trainable"], weights["total"]
-    found = outcome.surprises(plan, steps, trainable)
-    if plan.settings["checkpoint"]["hub_push"]:
-        screen.say(f"uploading to {plan.settings['checkpoint']['hub_repository']}")
-        failed = push(plan, run.model)
-        found += [failed] if failed else []
+    found = outcome.surprises(plan, None if ended else steps, trainable)
+    found += trainer.publishing.finish()
     for warning in found:
         run.warn(warning.to_dict())
     memory = outcome.memory(plan, peak_memory())
     if memory:
         recorder({f"memory_{name}": amount for name, amount in memory.items()}, steps)
         screen.say(terminal.memory_line(memory))
+    keep_records(plan, run)
     facts = {
         "steps": steps,
         "epoch": trainer.state.epoch,
+        "best": best_of(trainer),
+        "stopped_early": {**asdict(ended), "words": str(ended)} if ended else None,
         "trainable_parameters": trainable,
         "total_parameters": total,
         "peak_memory_bytes": memory.get("measured_bytes"),
@@ -257,6 +285,30 @@ def resume_point(
         folder = run.checkpoint_folder / f"{checkpoints.PREFIX}{int(step)}"
         chosen = Checkpoint(folder, int(step)) if int(step) >= 0 else None
     return chosen
+
+
+def take_steps(trainer: Any, checkpoint: Checkpoint | None) -> None:
+    """Train, or go on; nothing is left to do after the last step, or where patience ended."""
+    from llmforge.build.early_stopping import StoppedEarly
+
+    if checkpoint and checkpoint.step >= trainer.args.max_steps:
+        restore(trainer, checkpoint.path)
+        return
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    except StoppedEarly:
+        assert checkpoint is not None  # noqa: S101 - a fresh run has no evaluations to judge
+        trainer.is_in_train = False
+        restore(trainer, checkpoint.path)
+
+
+def best_of(trainer: Any) -> dict[str, Any] | None:
+    """The metric that counts, its best value and step; None where no best model is looked for."""
+    state = trainer.state
+    if not trainer.args.load_best_model_at_end or not state.best_global_step:
+        return None
+    metric = trainer.args.metric_for_best_model
+    return {"metric": metric, "value": state.best_metric, "step": state.best_global_step}
 
 
 def restore(trainer: Any, folder: Path) -> None:

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.compiler.parse import parse_section
+from llmforge.compiler.passes import check
 from llmforge.compose import compose
 from llmforge.compose.library import open_library
 from llmforge.compose.sweeps import Dimension, Space, read_space
 from llmforge.diagnostics import ConfigRefused, Diagnostic, refuse_on_error
 from llmforge.origins import Origins
 from llmforge.schema.sweep import SearchSweep, SweepSpec
-
-LOSSES = ("loss", "perplexity")
-"""Endings of figures that are better when they are smaller."""
+from llmforge.sweep.objectives import Objective, evaluations_of, pruning_faults, resolve
+from llmforge.sweep.storage import storage_faults
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,23 @@ class Definition:
     fixed: tuple[str, ...]
     """Overrides that all points share."""
     dimensions: tuple[Dimension, ...]
-    objective: str
-    direction: str
+    objectives: tuple[Objective, ...]
+    """What is sought, at least one figure."""
     config_dirs: tuple[str, ...]
+    evaluations: int | None = None
+    """Evaluations during a trial, where that is known."""
+    typed: tuple[str, ...] = ()
+    """The overrides as they were given: for whoever wants the same sweep again."""
+
+    @property
+    def objective(self) -> str:
+        """Name of the figure that is sought, of several the first."""
+        return self.objectives[0].name
+
+    @property
+    def direction(self) -> str:
+        """`minimize` or `maximize`, of several objectives the first one's."""
+        return self.objectives[0].direction
 
     @property
     def is_search(self) -> bool:
@@ -48,7 +62,7 @@ class Definition:
 
     def digest(self) -> str:
         """SHA-256 of what makes two sweeps the same: what is fixed, varied and sought."""
-        return _digest(self.fixed, [d.key for d in self.dimensions], self.objective, self.direction)
+        return _digest_of(self.fixed, self.dimensions, self.objectives)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, as `sweep.json` keeps it."""
@@ -59,9 +73,11 @@ class Definition:
             "space": {d.key: d.text.partition("=")[2] for d in self.dimensions},
             "objective": self.objective,
             "direction": self.direction,
+            "objectives": {one.name: one.direction for one in self.objectives},
             "config_dirs": list(self.config_dirs),
             "settings": self.spec.settings(),
             "digest": self.digest(),
+            "command": list(self.typed),
         }
 
 
@@ -70,7 +86,8 @@ def define(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> 
 
     Raises:
         ConfigRefused: what is varied cannot be read or is nothing (LF710, LF711, LF112), the
-            section is faulty (LF104), an interval stands in a grid (LF712).
+            section is faulty (LF104), an interval stands in a grid (LF712), what is sought is not
+            measured or has no direction (LF723, LF724), a pruner has nothing to go by (LF725).
     """
     library, found = open_library(config_dirs)
     space = read_space(overrides, {}, library)
@@ -85,30 +102,30 @@ def define(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> 
     space = read_space(overrides, spec.space, library)
     found += [d for d in space.diagnostics if d not in found]
     found += _of_space(space, spec, draft.origins)
+    found += storage_faults(spec)
     refuse_on_error(found)
-    objective = spec.objective if spec.objective != "auto" else _objective(draft.values)
-    direction = spec.direction if spec.direction != "auto" else direction_of(objective)
     fixed = tuple(text for text in space.fixed if not _is_about_sweep(text))
-    keys = [d.key for d in space.dimensions]
+    first = [one.override(one.values[0] if one.values else f"{one.low:.17g}")
+             for one in space.dimensions]  # fmt: skip
+    context = check([*fixed, *first], config_dirs).context
+    best = (draft.values.get("checkpoint") or {}).get("best")
+    objectives, faults = resolve(spec, best, context, draft.origins)
+    refuse_on_error([*faults, *pruning_faults(spec, objectives, context, draft.origins)])
     name = spec.name
     if name == "auto":
         label = str(draft.values.get("name", "sweep"))
-        name = f"{label}-{_digest(fixed, keys, objective, direction)[:10]}"
+        name = f"{label}-{_digest_of(fixed, space.dimensions, objectives)[:10]}"
     return Definition(
         spec,
         name,
         Path(spec.folder) / name,
         fixed,
         tuple(space.dimensions),
-        objective,
-        direction,
+        objectives,
         tuple(str(folder) for folder in config_dirs),
+        evaluations_of(context),
+        tuple(overrides),
     )
-
-
-def direction_of(objective: str) -> str:
-    """`minimize` for losses and perplexities, `maximize` for everything else."""
-    return "minimize" if objective.endswith(LOSSES) else "maximize"
 
 
 def _of_space(space: Space, spec: SweepSpec, origins: Origins) -> list[Diagnostic]:
@@ -139,14 +156,14 @@ def _of_space(space: Space, spec: SweepSpec, origins: Origins) -> list[Diagnosti
     return found
 
 
-def _objective(values: dict[str, Any]) -> str:
-    return str((values.get("checkpoint") or {}).get("best") or "eval_loss")
-
-
 def _is_about_sweep(text: str) -> bool:
     key = text.lstrip("+~").partition("=")[0].partition("@")[0]
     return key == "sweep" or key.startswith(("sweep.", "hydra.", "hydra/"))
 
 
-def _digest(*parts: Any) -> str:
+def _digest_of(
+    fixed: Sequence[str], dimensions: Sequence[Dimension], objectives: Sequence[Objective]
+) -> str:
+    sought = [text for one in objectives for text in (one.name, one.direction)]
+    parts = [list(fixed), [one.key for one in dimensions], *sought]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -21,7 +21,9 @@ from llmforge.run.folder import RunFolder
 from llmforge.run.status import Status
 from llmforge.sweep.definition import Definition
 from llmforge.sweep.folder import SweepFolder
+from llmforge.sweep.ledger import Ledger, ledger_of_grid
 from llmforge.sweep.preflight import Point, State, plan_of
+from llmforge.sweep.recorder import recorded
 from llmforge.sweep.trial import Trial, trial_of
 
 JOB = "sweep_trial"
@@ -41,6 +43,8 @@ class Swept:
     """Run id -> what came of it."""
     stopped: Diagnostic | None = None
     """Why trials were left out."""
+    warnings: list[Diagnostic] = field(default_factory=list)
+    """What did not stop the sweep."""
 
     @property
     def best(self) -> Trial | None:
@@ -57,11 +61,36 @@ class Swept:
         )
 
     @property
+    def front(self) -> list[Trial]:
+        """Finished trials that no other one beats in all objectives (the Pareto front)."""
+        sought = self.definition.objectives
+        placed: dict[str, tuple[Trial, list[float]]] = {}
+        for trial in self.trials.values():
+            values = [trial.figures.get(one.name) for one in sought]
+            if trial.is_finished and all(value is not None for value in values):
+                signed = [o.sign * float(v or 0) for o, v in zip(sought, values, strict=True)]
+                placed[trial.run_id] = trial, signed
+        return [
+            trial
+            for trial, mine in placed.values()
+            if not any(_beats(other, mine) for _, other in placed.values())
+        ]
+
+    @property
     def exit_code(self) -> int:
-        """0 when every point that can work has a result, 1 otherwise."""
+        """0 when every point that can work has a result or was pruned, 2 when the sweep was stopped
+        before any was run, 1 otherwise."""
+        if self.stopped is not None:
+            return 1 if self.trials else 2
         wanted = {p.run_id for p in self.points if p.run_id}
-        done = {run for run, trial in self.trials.items() if trial.is_finished}
+        done = {run for run, trial in self.trials.items() if trial.is_over}
         return 0 if wanted <= done else 1
+
+
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    """As good in all figures and better in one; the smaller is the better."""
+    pairs = list(zip(one, other, strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
 def drive(
@@ -86,36 +115,67 @@ def drive(
         folder.claim(definition)
         folder.write_points([point.to_dict() for point in points])
         swept = Swept(definition, points, _known(points, folder))
-        watch = EqualFailures(definition.spec.equal_failures)
-        started = 0
-        for batch in _batches((point for point in points if point.runs), at_once):
-            ready = [RunFolder.create(plan).path for plan in _plans(swept, batch)]
-            launch([[job_override(path)] for path in ready], started)
-            started += len(batch)
-            for path in ready:
-                trial = trial_of(path)
-                swept.trials[trial.run_id] = trial
-                tell(trial)
-                swept.stopped = swept.stopped or watch.add(trial)
-            if swept.stopped is not None:
-                folder.stop(swept.stopped.to_dict())
-                break
-            if any(swept.trials[path.name].status == Status.INTERRUPTED.value for path in ready):
-                break
+        with recorded(folder.path, swept.warnings) as recorder:
+            running = Running(
+                swept, folder, recorder.before(launch), tell,
+                EqualFailures(definition.spec.equal_failures),
+                ledger_of_grid(definition, folder, swept.trials, points),
+            )  # fmt: skip
+            for batch in _batches((point for point in points if point.runs), at_once):
+                if not running.run(batch):
+                    break
     return swept
 
 
-def _plans(swept: Swept, batch: Sequence[Point]) -> list[Plan]:
+@dataclass
+class Running:
+    """Runs batches of a sweep, of a grid as of a search."""
+
+    swept: Swept
+    folder: SweepFolder
+    launch: Launch
+    tell: Callable[[Trial], None]
+    watch: EqualFailures
+    ledger: Ledger
+    started: int = 0
+
+    def run(self, batch: Sequence[Point]) -> bool:
+        """Run some points side by side; False when no other is to be started.
+
+        Raises:
+            ConfigRefused: a point is refused by now, or a search's storage fails.
+        """
+        ready = []
+        for point, plan in _plans(self.swept, batch):
+            run = RunFolder.create(plan)
+            self.ledger.begin(point, run)
+            ready.append(run.path)
+        self.launch([[job_override(path)] for path in ready], self.started)
+        self.started += len(batch)
+        found = [trial_of(path) for path in ready]
+        for trial in found:
+            self.swept.trials[trial.run_id] = trial
+            self.tell(trial)
+            self.swept.stopped = self.swept.stopped or self.watch.add(trial)
+        if self.swept.stopped is not None:
+            self.folder.stop(self.swept.stopped.to_dict())
+        for trial in found:
+            self.ledger.end(trial)
+        interrupted = any(trial.status == Status.INTERRUPTED.value for trial in found)
+        return self.swept.stopped is None and not interrupted
+
+
+def _plans(swept: Swept, batch: Sequence[Point]) -> list[tuple[Point, Plan]]:
     """The plans of some points as they are now: a data file may have changed since they were
     looked at, and then the point is another run."""
     plans = []
     for point in batch:
         plan = plan_of(swept.definition, point)
         if plan.run_id != point.run_id:
-            swept.points[swept.points.index(point)] = replace(
-                point, run_id=plan.run_id, fingerprint=plan.fingerprint
-            )
-        plans.append(plan)
+            place = swept.points.index(point)
+            point = replace(point, run_id=plan.run_id, fingerprint=plan.fingerprint)
+            swept.points[place] = point
+        plans.append((point, plan))
     return plans
 
 
@@ -129,7 +189,7 @@ class EqualFailures:
     def add(self, trial: Trial) -> Diagnostic | None:
         """LF716 once the row is long enough."""
         if not trial.is_failed:
-            if trial.is_finished:
+            if trial.is_over:
                 self._row = []
             return None
         if self._row and self._row[-1].code != trial.code:
@@ -171,7 +231,7 @@ def _known(points: Iterable[Point], folder: SweepFolder) -> dict[str, Trial]:
     return {
         point.run_id: trial_of(folder.path / point.run_id)
         for point in points
-        if point.run_id and point.state is State.FINISHED
+        if point.run_id and point.state in (State.FINISHED, State.PRUNED)
     }
 
 

@@ -16,11 +16,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmforge import render
-from llmforge.diagnostics import ConfigRefused, Severity
-from llmforge.sweep import table
+from llmforge.diagnostics import ConfigRefused, Severity, refuse_on_error
+from llmforge.sweep import searching, table
 from llmforge.sweep.definition import Definition, define
 from llmforge.sweep.driver import Launch, Swept, drive
 from llmforge.sweep.preflight import Point, examine, grid, refusals
+from llmforge.sweep.search import search
+from llmforge.sweep.spaces import Surveyed
 from llmforge.sweep.trial import Trial
 
 
@@ -30,6 +32,11 @@ class Session:
 
     definition: Definition
     points: list[Point]
+    """Of a grid."""
+    space: Surveyed | None = None
+    """Of a search."""
+    to_run: int = 0
+    """Trials that are left, at most."""
     swept: Swept | None = None
 
 
@@ -52,6 +59,8 @@ def run_sweep(
         ConfigRefused: the sweep itself cannot work.
     """
     session = _compiled(overrides, config_dirs)
+    if dry and session.space is not None:
+        return 0
     if dry:
         return 0 if any(point.runs or point.run_id for point in session.points) else 2
     token = _SESSION.set(session)
@@ -67,17 +76,19 @@ def run_sweep(
 def sweep_under_hydra(arguments: Sequence[str], launch: Launch, config: Any) -> list[Trial]:
     """What the sweeper does; returns the trials in the order of the points."""
     session = _SESSION.get() or _compiled(arguments, ())
-    total = sum(point.runs for point in session.points)
-    done = 0
+    definition, done = session.definition, 0
 
     def tell(trial: Trial) -> None:
         nonlocal done
         done += 1
-        render.emit(table.trial_line(trial, session.definition.objective, done, total))
+        render.emit(table.trial_line(trial, definition.objective, done, session.to_run))
 
-    at_once = session.definition.spec.at_once
-    side_by_side = at_once if at_once != "auto" else side_by_side_of(config.hydra.launcher)
-    session.swept = drive(session.definition, session.points, launch, int(side_by_side), tell)
+    chosen = definition.spec.at_once
+    at_once = int(chosen if chosen != "auto" else side_by_side_of(config.hydra.launcher))
+    if session.space is not None:
+        session.swept = search(definition, session.space, launch, at_once, tell)
+    else:
+        session.swept = drive(definition, session.points, launch, at_once, tell)
     return list(session.swept.trials.values())
 
 
@@ -102,6 +113,13 @@ def is_hydras(override: str) -> bool:
 
 def _compiled(overrides: Sequence[str], config_dirs: Sequence[str]) -> Session:
     definition = define([o for o in overrides if not is_hydras(o)], config_dirs)
+    if definition.is_search:
+        space, before = searching.prepare(definition)
+        render.emit(f"sweep {definition.name}: {searching.summary(definition, space, before)}")
+        render.emit(searching.table(space))
+        return Session(definition, [], space, searching.to_run(definition, space, before))
+    if definition.spec.pruner != "none":
+        refuse_on_error(searching.packages(["optuna"]))
     points = examine(definition, grid(definition))
     render.emit(f"sweep {definition.name}: {table.summary(points)}")
     render.emit(table.points_table(definition, points))
@@ -112,7 +130,7 @@ def _compiled(overrides: Sequence[str], config_dirs: Sequence[str]) -> Session:
     if told:
         colour = render.wants_colour(sys.stderr)
         render.emit(render.findings_text(told, colour), sys.stderr)
-    return Session(definition, points)
+    return Session(definition, points, to_run=sum(point.runs for point in points))
 
 
 def _conclude(swept: Swept) -> int:
@@ -121,7 +139,8 @@ def _conclude(swept: Swept) -> int:
     if swept.best is not None:
         figure = swept.best.figures[swept.definition.objective]
         render.emit(f"\nbest {swept.best.run_id}: {swept.definition.objective} {figure:.4g}")
-    if swept.stopped is not None:
+    found = [*swept.warnings, *([swept.stopped] if swept.stopped is not None else [])]
+    if found:
         colour = render.wants_colour(sys.stderr)
-        render.emit(render.findings_text([swept.stopped], colour), sys.stderr)
+        render.emit(render.findings_text(found, colour), sys.stderr)
     return swept.exit_code

@@ -17,6 +17,9 @@ from llmforge.sweep.trial import Trial
 MOST_ROWS = 40
 """Points shown before a sweep starts; `points.jsonl` has them all."""
 
+LONGEST_NUMBER = 12
+"""Characters of a number that are shown as they are."""
+
 
 def summary(points: Sequence[Point]) -> str:
     """`12 points · 3 finished before · 1 duplicate · 2 refused (LF204, LF209)`."""
@@ -24,6 +27,8 @@ def summary(points: Sequence[Point]) -> str:
     parts = [_many(len(points), "point")]
     if count[State.FINISHED]:
         parts.append(f"{count[State.FINISHED]} finished before")
+    if count[State.PRUNED]:
+        parts.append(f"{count[State.PRUNED]} pruned before")
     if count[State.STARTED]:
         parts.append(f"{count[State.STARTED]} begun before")
     if count[State.DUPLICATE]:
@@ -61,26 +66,46 @@ def trial_line(trial: Trial, objective: str, number: int, total: int) -> str:
     value = trial.figures.get(objective)
     figure = f"  {objective} {value:.4f}" if isinstance(value, int | float) else ""
     why = f"  {trial.code}: {trial.reason}" if trial.is_failed else ""
+    why = f"  {trial.reason}" if trial.is_pruned else why
     return f"trial {number}/{total}  {trial.run_id}  {trial.status}{figure}{why}"
 
 
 def leaderboard(swept: Swept) -> str:
-    """Finished trials, best first, then the others."""
+    """Finished trials, best first, then the others; of several objectives the front first."""
     definition = swept.definition
     keys = [one.key for one in definition.dimensions]
-    sign = 1 if definition.direction == "minimize" else -1
+    front = {trial.run_id for trial in swept.front}
+    several = len(definition.objectives) > 1
     ranked: list[tuple[tuple[int, float], list[str]]] = []
+    shown: set[str] = set()
     for point in swept.points:
         trial = swept.trials.get(point.run_id or "")
-        if trial is None or point.state is State.DUPLICATE:
+        if trial is None or point.state is State.DUPLICATE or trial.run_id in shown:
             continue
-        value = trial.figures.get(definition.objective) if trial.is_finished else None
-        place = (0, sign * float(value)) if value is not None else (1, float(point.number))
-        shown = "" if value is None else f"{value:.4g}"
-        row = [*(point.values[k] for k in keys), shown, trial.status, trial.run_id]
-        ranked.append((place, row))
+        shown.add(trial.run_id)
+        values = [trial.figures.get(one.name) if trial.is_finished else None
+                  for one in definition.objectives]  # fmt: skip
+        first = values[0]
+        place = (2, float(point.number))
+        if first is not None:
+            behind = int(several and trial.run_id not in front)
+            place = (behind, definition.objectives[0].sign * float(first))
+        figures = ["" if value is None else f"{value:.4g}" for value in values]
+        mark = ["front" if trial.run_id in front else ""] if several else []
+        row = [*(short(point.values.get(k, "")) for k in keys), *figures, *mark, trial.status]
+        ranked.append((place, [*row, trial.run_id]))
     ranked.sort(key=lambda pair: pair[0])
-    return render.table([row for _, row in ranked], [*keys, definition.objective, "status", "run"])
+    names = [one.name for one in definition.objectives]
+    head = [*keys, *names, *([""] if several else []), "status", "run"]
+    return render.table([row for _, row in ranked], head)
+
+
+def short(value: str) -> str:
+    """A proposed number as people read it: `0.0013513800000518994` is `0.00135138`."""
+    try:
+        return f"{float(value):.6g}" if len(value) > LONGEST_NUMBER else value
+    except ValueError:
+        return value
 
 
 def _many(number: int, thing: str) -> str:

@@ -23,6 +23,7 @@ from llmforge.run import environment
 from llmforge.run.folder import RunFolder
 from llmforge.run.status import Status
 from llmforge.track.address import public
+from llmforge.track.following import ModelFollower
 from llmforge.track.record import MlflowRecord
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class MlflowTracker:
         """Open the record in the background; returns at once."""
         self._plan, self._run = plan, run
         self._record = MlflowRecord(plan, run)
+        self._models = ModelFollower(plan, run)
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -76,6 +78,8 @@ class MlflowTracker:
         self._closing.set()
         self._wake.set()
         self._thread.join(self._patience + 1.0)
+        while self._thread.is_alive() and self._models.busy:
+            self._thread.join(1.0)  # an upload that goes on is waited for
         if self._thread.is_alive() or not self._closed():
             self._warn("the record is not complete", "the same command again sends the rest")
 
@@ -96,6 +100,7 @@ class MlflowTracker:
                 self._send()
                 if closing:
                     self._record.close(self._ending)
+                    self._models.finish(self._record.run_id, self._deadline, INTERVAL)
                     return
                 pause = INTERVAL
                 self._wake.wait()
@@ -117,6 +122,7 @@ class MlflowTracker:
         while self._files:
             self._record.artifact(*self._files[0])
             del self._files[0]
+        self._models.follow(self._record.run_id)
 
     def _warn(self, trouble: str, consequence: str) -> None:
         """Once a run: the second failure tells a person nothing new."""

@@ -23,12 +23,20 @@ from llmforge.run import environment, journal
 from llmforge.run.folder import RunFolder
 from llmforge.run.status import Status
 from llmforge.track.address import absolute_uri, is_server, public
-from llmforge.track.store import connect, experiment_id
+from llmforge.track.parent import parent_tags
+from llmforge.track.store import (
+    connect,
+    experiment_id,
+    run_exists,
+    write_parameters,
+    write_tags,
+)
 
 ENDINGS = {
     Status.FINISHED: "FINISHED",
     Status.FAILED: "FAILED",
     Status.INTERRUPTED: "KILLED",
+    Status.PRUNED: "KILLED",
 }
 """What MLflow calls the ways a run can end."""
 
@@ -41,13 +49,15 @@ FILES = (
     "samples.json",
     "result.json",
     "curve.png",
+    "metrics.csv",
+    "README.md",
+    "push.json",
     "log.txt",
 )
 """Files of the run folder that are kept as artifacts, when they are there."""
 
 LONGEST_VALUE = 500
 """Characters of a parameter: what servers before MLflow 2.8 take."""
-PARAMETERS_PER_CALL = 100
 METRICS_PER_CALL = 1000
 
 
@@ -89,7 +99,7 @@ class MlflowRecord:
         self._client = connect(self.uri, token)
         state = self.run.read_json("mlflow.json") or {}
         same = state.get("uri") == public(self.uri) and state.get("experiment") == self.experiment
-        if not (same and self._exists(str(state.get("run_id", "")))):
+        if not (same and run_exists(self._client, str(state.get("run_id", "")))):
             state = self._create()
         self._state = {**state, "closed": None}
         self._remember()
@@ -99,7 +109,7 @@ class MlflowRecord:
                 break
             self._sent |= dict.fromkeys(row.values, row.step)
         self._client.update_run(self.run_id, status="RUNNING")
-        self._parameters()
+        write_parameters(self._client, self.run_id, dict(parameters(self.plan.settings)))
         self._tags(self._opening_tags())
         self.artifacts(EARLY)
 
@@ -139,7 +149,9 @@ class MlflowRecord:
         self.artifacts()
         self._model()
         found = self.run.record()
-        self._tags({"llmforge.status": status.value, "llmforge.reason": found.reason or ""})
+        ending = {"llmforge.status": status.value, "llmforge.reason": found.reason or ""}
+        # the sweep's own run may have been made meanwhile
+        self._tags(ending | parent_tags(self.run.path, self._state))
         if status is Status.CREATED:  # only its data are prepared
             self._client.update_run(self.run_id, status="SCHEDULED")
         else:
@@ -148,18 +160,6 @@ class MlflowRecord:
         self._remember()
 
     # -- steps of the above --------------------------------------------------------------------
-
-    def _exists(self, run_id: str) -> bool:
-        from mlflow.exceptions import MlflowException
-
-        if not run_id:
-            return False
-        try:
-            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return False
-            raise
 
     def _create(self) -> dict[str, Any]:
         experiment = experiment_id(self._client, self.uri, self.experiment)
@@ -172,24 +172,6 @@ class MlflowRecord:
             "offset": 0,
         }
 
-    def _parameters(self) -> None:
-        """Parameters cannot be changed in MLflow: what a resumed plan changed becomes a tag."""
-        from mlflow.entities import Param
-
-        known = self._client.get_run(self.run_id).data.params
-        wanted = dict(parameters(self.plan.settings))
-        fresh = [Param(key, value) for key, value in wanted.items() if key not in known]
-        for start in range(0, len(fresh), PARAMETERS_PER_CALL):
-            part = fresh[start : start + PARAMETERS_PER_CALL]
-            self._client.log_batch(self.run_id, params=part, synchronous=True)
-        self._tags(
-            {
-                f"llmforge.changed.{key}": value
-                for key, value in wanted.items()
-                if key in known and known[key] != value
-            }
-        )
-
     def _opening_tags(self) -> dict[str, str]:
         plan = self.plan
         recorded = self.run.read_json("environment.json") or {}
@@ -198,6 +180,7 @@ class MlflowRecord:
             "llmforge.fingerprint": plan.fingerprint,
             "llmforge.run_id": plan.run_id,
             "llmforge.folder": str(self.run.path),
+            **parent_tags(self.run.path, self._state),
             "llmforge.version": plan.llmforge,
             **{f"llmforge.stage.{name}": digest for name, digest in plan.stages.items()},
             **{f"version.{name}": text for name, text in recorded.get("packages", {}).items()},
@@ -208,12 +191,7 @@ class MlflowRecord:
         }
 
     def _tags(self, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        items = [RunTag(key, value) for key, value in tags.items() if value]
-        for start in range(0, len(items), PARAMETERS_PER_CALL):
-            part = items[start : start + PARAMETERS_PER_CALL]
-            self._client.log_batch(self.run_id, tags=part, synchronous=True)
+        write_tags(self._client, self.run_id, tags)
 
     def _send(self, batch: Sequence[Any], fresh: Mapping[str, int], offset: int) -> None:
         if batch:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llmforge.track.address import artifact_location, one_at_a_time
+
+ITEMS_PER_CALL = 100
+"""Parameters or tags that a server takes at a time."""
 
 
 def connect(uri: str, token: str | None) -> Any:
@@ -47,6 +51,47 @@ def experiment_id(client: Any, uri: str, name: str) -> str:
         return str(found.experiment_id)
 
 
+def run_exists(client: Any, run_id: str) -> bool:
+    """Is there such a run, and was it not deleted?"""
+    from mlflow.exceptions import MlflowException
+
+    if not run_id:
+        return False
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return False
+        raise
+
+
+def write_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags; those without a text are left out."""
+    from mlflow.entities import RunTag
+
+    items = [RunTag(key, value) for key, value in tags.items() if value]
+    for start in range(0, len(items), ITEMS_PER_CALL):
+        part = items[start : start + ITEMS_PER_CALL]
+        client.log_batch(run_id, tags=part, synchronous=True)
+
+
+def write_parameters(client: Any, run_id: str, wanted: Mapping[str, str]) -> None:
+    """Set parameters. They cannot be changed in MLflow: what is another now becomes a tag."""
+    from mlflow.entities import Param
+
+    known = client.get_run(run_id).data.params
+    fresh = [Param(key, value) for key, value in wanted.items() if key not in known]
+    for start in range(0, len(fresh), ITEMS_PER_CALL):
+        part = fresh[start : start + ITEMS_PER_CALL]
+        client.log_batch(run_id, params=part, synchronous=True)
+    changed = {
+        f"llmforge.changed.{key}": value
+        for key, value in wanted.items()
+        if key in known and known[key] != value
+    }
+    write_tags(client, run_id, changed)
+
+
 def create_database(uri: str) -> None:
     """Make a local database whole or not at all.
 
@@ -72,3 +117,4 @@ def quieten() -> None:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"

@@ -1,4 +1,4 @@
-"""Verbs that look and change nothing: runs, ui, list, schema, doctor.
+"""Verbs that look and change nothing: runs, report, ui, list, schema, doctor.
 
 In: folders, groups. Out: tables, pages, JSON Schemas.
 """
@@ -12,8 +12,23 @@ from llmforge.verbs import EXIT_DONE, EXIT_FAILED, MakeVerb, compiled
 
 def add(verb: MakeVerb) -> None:
     """Declare the verbs of this module."""
-    runs = verb("runs", _runs, "list runs")
-    runs.flag("--runs", dest="folder", default="runs").flag("--json", action="store_true")
+    runs = verb("runs", _runs, "list runs and trials of sweeps; filter, sort, choose columns")
+    runs.flag("--runs", dest="folder", default="runs", metavar="FOLDER")
+    runs.flag("--sweeps", metavar="FOLDER", help="folder of sweeps; default: multirun beside runs")
+    runs.flag("--status", metavar="STATUS", help="finished, failed, interrupted, running, ...")
+    runs.flag("--sweep", metavar="NAME", help="trials of this sweep only")
+    runs.flag(
+        "--where", action="append", default=[], metavar="FILTER",
+        help="on figures and settings: 'eval_loss<2 and optimizer.lr>1e-4'; may be repeated",
+    )  # fmt: skip
+    runs.flag("--sort", metavar="NAME", help="by a column; --sort=-NAME for the largest first")
+    runs.flag("--columns", metavar="NAMES", help="a,b,c shows these; +a adds one")
+    runs.flag("--limit", type=int, metavar="N").flag("--json", action="store_true")
+
+    report = verb("report", _report, "write one HTML page on a sweep or a run")
+    report.flag("ref", nargs="?", default="last", metavar="SWEEP|RUN", help="default: newest")
+    report.flag("-o", "--output", metavar="FILE", help="default: report.html in its folder")
+    report.flag("--runs", dest="folder", default="runs", metavar="FOLDER")
 
     ui = verb("ui", _ui, "open the MLflow UI on loopback").composed()
     ui.flag("--port", type=int, default=5000)
@@ -28,10 +43,26 @@ def add(verb: MakeVerb) -> None:
 
 
 def _runs(parsed: argparse.Namespace) -> int:
-    from llmforge import render
-    from llmforge.refs import runs_table
+    from pathlib import Path
 
-    render.emit(runs_table(parsed.folder, parsed.json))
+    from llmforge import render
+    from llmforge.run.listing import Asked, runs_text
+
+    names = ("where", "status", "sweep", "sort", "columns", "limit")
+    asked = Asked(**{name: getattr(parsed, name) for name in names})
+    sweeps = Path(parsed.sweeps) if parsed.sweeps else None
+    render.emit(runs_text(Path(parsed.folder), sweeps, asked, parsed.json))
+    return EXIT_DONE
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from llmforge import render
+    from llmforge.report.writing import write_report
+
+    target = Path(parsed.output) if parsed.output else None
+    render.emit(str(write_report(parsed.ref, Path(parsed.folder), target)))
     return EXIT_DONE
 
 

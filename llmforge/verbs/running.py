@@ -1,4 +1,4 @@
-"""Verbs that run a stage of a plan: prepare, train, evaluate.
+"""Verbs that run a stage of a plan: prepare, train.
 
 In: overrides, or a saved plan, or an earlier run. Out: what the stage leaves in the run folder.
 """
@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmforge.verbs import EXIT_DONE, MakeVerb, compiled, tell
+
+if TYPE_CHECKING:
+    from llmforge.run.folder import RunFolder
 
 
 def add(verb: MakeVerb) -> None:
@@ -17,11 +23,8 @@ def add(verb: MakeVerb) -> None:
     prepare.composed().planned()
     prepare.flag("--preview", type=int, default=0, metavar="N", help="show N samples with masks")
 
-    for name, text in (
-        ("train", "run a plan; with nothing else, the built-in example"),
-        ("evaluate", "measure a finished run again"),
-    ):
-        verb(name, _stage, text).composed().planned()
+    train = verb("train", _train, "run a plan; with nothing else, the built-in example")
+    train.composed().planned()
 
 
 def _prepare(parsed: argparse.Namespace) -> int:
@@ -42,20 +45,35 @@ def _prepare(parsed: argparse.Namespace) -> int:
     return outcome.exit_code
 
 
-def _stage(parsed: argparse.Namespace) -> int:
+def _train(parsed: argparse.Namespace) -> int:
     from llmforge.refs import plan_to_run
+    from llmforge.refs.records import again
     from llmforge.run.launch import run_plan
     from llmforge.run.preflight import check_here
     from llmforge.run.ready import NotPrepared, settle
 
-    saved = plan_to_run(parsed)
+    repeated = again(parsed.ref) if parsed.ref and not (parsed.plan or parsed.overrides) else None
+    saved = repeated.plan if repeated else plan_to_run(parsed)
     plan = saved or compiled(parsed)
     check_here(plan)
     try:
         plan = settle(plan, None if saved else lambda: compiled(parsed))
-        outcome = run_plan(plan, parsed.verb)
+        outcome = run_plan(plan, "train")
     except NotPrepared as failed:
         outcome = failed.outcome
     if outcome.diagnostic is not None:
         tell([outcome.diagnostic])
+    if repeated and repeated.before and outcome.result is not None:
+        _told_again(repeated.before, outcome.folder, parsed.config_dirs)
     return outcome.exit_code
+
+
+def _told_again(before: RunFolder, folder: Path, config_dirs: Sequence[str]) -> None:
+    """Whether a re-run came out as the first time."""
+    from llmforge import render
+    from llmforge.run.folder import RunFolder
+    from llmforge.run.repeat import compare
+
+    found = compare(before, RunFolder(folder), config_dirs)
+    render.emit(f"\n{found.text()}")
+    tell(found.findings())

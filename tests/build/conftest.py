@@ -69,6 +69,8 @@ SETTINGS: dict[str, Any] = {
             "input": "input",
             "output": "output",
             "messages": "messages",
+            "chosen": "chosen",
+            "rejected": "rejected",
             "tools": "tools",
             "role": "role",
             "content": "content",
@@ -138,6 +140,7 @@ SETTINGS: dict[str, Any] = {
         "at_start": False,
         "micro_batch": 4,
         "exact_match_rows": 4,
+        "answers_at_once": 4,
         "samples": 2,
     },
     "checkpoint": {
@@ -147,10 +150,6 @@ SETTINGS: dict[str, Any] = {
         "best_direction": "minimize",
         "resume": True,
         "max_shard_size": "5GB",
-        "hub_push": False,
-        "hub_repository": None,
-        "hub_private": True,
-        "hub_token": "env:HF_TOKEN",
     },
     "tracking": {"kind": "none"},
     "launch": {"kind": "local", "processes": 1, "threads": 0},
@@ -171,7 +170,9 @@ SETTINGS: dict[str, Any] = {
         "top_p": 1.0,
         "repetition_penalty": 1.0,
     },
-    "paths": {"runs": "runs", "cache": ".llmforge"},
+    "hub": {"kind": "none", "repository": None},
+    "card": {"license": None, "language": None, "tags": [], "text": None},
+    "paths": {"runs": "runs", "cache": ".llmforge", "env_file": None},
 }
 
 LORA = {

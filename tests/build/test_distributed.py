@@ -1,4 +1,8 @@
-"""Two processes on the CPU: one loss, one gradient, one final folder. Run with `pytest -m slow`."""
+"""Two processes on the CPU: one loss, one gradient, one final folder. Run with `pytest -m slow`.
+
+They share the gradient (DDP). accelerate shards weights on accelerators only: asked for FSDP2 on a
+CPU it trains by DDP without a word, and the worker below says so. Sharded weights need GPUs.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,8 @@ before = evaluate(plan, parts, trainer)
 trainer.train()
 after = evaluate(plan, parts, trainer)
 save_final(plan, trainer, out / "final")
-(out / f"figures-{os.environ['RANK']}.json").write_text(json.dumps([before, after]))
+engine = type(trainer.model_wrapped).__name__, trainer.is_fsdp_enabled
+(out / f"figures-{os.environ['RANK']}.json").write_text(json.dumps([before, after, engine]))
 """
 
 
@@ -51,15 +56,15 @@ FSDP2 = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["full", "lora"])
-@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
-def test_two_processes_do_what_one_does(make_plan, settings, tmp_path: Path, engine, adapter):
+@pytest.mark.parametrize("asked", ["ddp", "fsdp2"])
+def test_two_processes_do_what_one_does(make_plan, settings, tmp_path: Path, asked, adapter):
     # five held-out rows over two processes and batches of two: the last batch is filled up
     rows = [{"messages": chat} for chat in settings.CHATS[:13]]
     changes = {"data.eval_fraction": 5 / 13, "evaluation.micro_batch": 2, "trainer.micro_batch": 4}
     changes |= {"lora": settings.LORA} if adapter == "lora" else {}
     one = make_plan(changes, rows)
     two = make_plan(changes | {"trainer.micro_batch": 2}, rows)
-    two.lowered["training_arguments"] |= FSDP2 if engine == "fsdp2" else {}
+    two.lowered["training_arguments"] |= FSDP2 if asked == "fsdp2" else {}
     file = two.save(tmp_path / "plan.json")
     (tmp_path / "worker.py").write_text(WORKER)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -77,7 +82,9 @@ def test_two_processes_do_what_one_does(make_plan, settings, tmp_path: Path, eng
 
     told = [json.loads((tmp_path / f"figures-{rank}.json").read_text()) for rank in (0, 1)]
     assert told[0] == told[1], "every process is told the same"
-    for together, single in zip(told[0], alone, strict=True):
+    *figures, engine = told[0]
+    assert engine == ["DistributedDataParallel", False], "whatever was asked for"
+    for together, single in zip(figures, alone, strict=True):
         assert together["eval_tokens"] == single["eval_tokens"], "no row is counted twice"
         assert together["eval_loss"] == pytest.approx(single["eval_loss"], abs=1e-5)
         assert together["samples"] == single["samples"]

@@ -32,20 +32,20 @@ def test_composed_values_fit(values):
 @pytest.mark.parametrize(
     ("section", "key", "value", "told"),
     [
-        ("trainer", "epochs", "3", 'is `"3"`; expected a number'),
-        ("trainer", "epochs", True, "is `true`; expected a number"),
+        ("trainer", "epochs", "3", 'is `"3"`; expected a number or `auto`'),
+        ("trainer", "epochs", True, "is `true`; expected a number or `auto`"),
         ("trainer", "max_steps", 1.5, "is `1.5`; expected a whole number"),
         ("trainer", "micro_batch", 0, "is `0`; expected a whole number from 1 or `auto`"),
         ("trainer", "micro_batch", "full", 'is `"full"`; expected a whole number or `auto`'),
         ("trainer", "group_by_length", "yes", 'is `"yes"`; expected true or false or `auto`'),
         ("trainer", "label_smoothing", 1.5, "is `1.5`; expected a number up to 1"),
-        ("optimizer", "lr", 0, "is `0`; expected a number above 0"),
+        ("optimizer", "lr", 0, "is `0`; expected a number above 0 or `auto`"),
         ("optimizer", "lr", None, None),
         ("optimizer", "betas", [0.9], "is `[0.9]`; expected a list of at least 2"),
         ("optimizer", "betas", [1, 0, 1], "is `[1, 0, 1]`; expected a list of at most 2"),
         ("optimizer", "betas", 0.9, "is `0.9`; expected a list"),
         ("optimizer", "eps", float("inf"), "is `Infinity`; expected a finite number"),
-        ("trainer", "epochs", 1e308, "is `1e+308`; expected a number up to 100000"),
+        ("trainer", "epochs", 1e308, "is `1e+308`; expected a number up to 100000 or `auto`"),
         ("schedule", "warmup", "fast",
          'is `"fast"`; expected a number of optimizer steps from 0, or a share of the run such as '
          "`3%`"),
@@ -94,19 +94,19 @@ def test_all_at_once(values):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("hub_token", "hf_s3cret"), ("hub_token", "env:"), ("hub_token", "${x}")]
+    ("key", "value"), [("token", "hf_s3cret"), ("token", "env:"), ("token", "${x}")]
 )
 def test_secrets_are_not_repeated(key, value, values):
-    values["checkpoint"][key] = value
+    values["tracking"][key] = value
     origins = Origins(
-        {f"checkpoint.{key}": [Origin("override", f"checkpoint.{key}={value}", value)]}
+        {f"tracking.{key}": [Origin("override", f"tracking.{key}={value}", value)]}
     )
 
     _, (found,) = parse(values, origins)
 
     assert found.code == "LF114"
-    assert found.hint == "checkpoint.hub_token=env:HF_TOKEN"
-    assert value not in str(found.to_dict()).replace("env:HF_TOKEN", "")
+    assert found.hint == "tracking.token=env:MLFLOW_TRACKING_TOKEN"
+    assert value not in str(found.to_dict()).replace("env:MLFLOW_TRACKING_TOKEN", "")
 
 
 @pytest.mark.parametrize(

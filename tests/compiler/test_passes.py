@@ -67,7 +67,7 @@ def test_mistakes_of_every_layer_at_once():
     """Composition, schema, files and rules: a fault in one hides none in another."""
     found = codes(
         "trainer.epoch=3", "optimizer.lr=fast", "data=jsonl", "data.train=nowhere.jsonl",
-        "lora=small", "lora.targets=[q_prj]", "evaluation.every=100000", "checkpoint.hub_push=true",
+        "lora=small", "lora.targets=[q_prj]", "evaluation.every=100000", "hub=push",
         "hardware=cpu", "model.attention=flash_attention_2",
     )  # fmt: skip
 
@@ -77,7 +77,7 @@ def test_mistakes_of_every_layer_at_once():
         ("LF501", "data.train"),
         ("LF306", "model.attention"),
         ("LF601", "lora.targets"),
-        ("LF701", "checkpoint.hub_repository"),
+        ("LF701", "hub.repository"),
         ("LF604", "lora.kind"),
     ]
 

@@ -56,6 +56,7 @@ def test_it_becomes_an_ordinary_section(preset):
         "kind": "adamw", "lr": 3e-5, "weight_decay": 0.06, "clip_norm": None, "clip_value": 0.5,
         "betas": [0.9, 0.999], "eps": 1e-8, "fused": True, "decay_norms": True,
         "lora_plus_ratio": None, "embedding_lr": None, "layer_decay": None,
+        "lr_scratch": 3e-3, "lr_finetune": 2e-5, "lr_adapter": 2e-4,
     }  # fmt: skip
     assert found["schedule"] == {"kind": "constant", "warmup": 0}
 
@@ -204,6 +205,17 @@ def without(values: dict[str, object], *names: str) -> dict[str, object]:
                 (
                     "preset.json:6: `learning_rate_scheduler` is `multistep`; expected `Multistep`",
                     "write `Multistep` for `multistep` in preset.json",
+                )
+            ],
+        ),
+        (
+            ADAMW | {"milestone": [4, 8]},  # no scheduler would read it: the rate would stay flat
+            [
+                (
+                    "preset.json:6: `milestone` without `learning_rate_scheduler`, which would "
+                    "read it",
+                    'write `"learning_rate_scheduler": "Multistep"` into preset.json, or take '
+                    "`milestone` out",
                 )
             ],
         ),

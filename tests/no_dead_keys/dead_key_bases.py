@@ -51,7 +51,7 @@ class Bases:
 
     def data(self, kind: str) -> tuple[str, ...]:
         """Words that read the bench folder's questions as this kind of data."""
-        return ("data=builtin",) if kind == "builtin" else self._every_kind[kind]
+        return (f"data={kind}",) if kind.startswith("builtin") else self._every_kind[kind]
 
     def values(self, *words: str) -> Values:
         """The base with `group=option` and `dotted.key=value` in it, values as YAML has them."""

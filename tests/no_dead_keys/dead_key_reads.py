@@ -29,7 +29,10 @@ USERS = (
 )  # fmt: skip
 """Modules that carry out what a plan says, or look up what it names."""
 
-SHOWING = ("llmforge.run.terminal", "llmforge.run.failures", "llmforge.stages.report")
+SHOWING = (
+    *("llmforge.run.terminal", "llmforge.run.failures", "llmforge.run.card"),
+    "llmforge.stages.report",
+)
 """Modules among these that only tell people what was set."""
 
 PASSING_ON = {"name", "run_id", "run_folder"}

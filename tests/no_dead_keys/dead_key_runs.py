@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ TINY = (
     "trainer.max_steps=2", "trainer.global_batch=4", "trainer.micro_batch=4",
     "trainer.accumulation=1", "evaluation.every=1", "evaluation.at_start=true",
     "evaluation.exact_match_rows=2", "evaluation.samples=3", "checkpoint=best",
+    "evaluation.patience=2", "evaluation.min_improvement=0.01",
     "checkpoint.every=1", "generation.max_new_tokens=4", "generation.sample=true",
     "tracking=none",
 )  # fmt: skip
@@ -43,7 +45,8 @@ LENIENT = (
 """Limits that few and alike rows stay within."""
 
 PUSHED = (
-    "tracking=mlflow", "checkpoint.hub_push=true", "checkpoint.hub_repository=me/model",
+    "tracking=mlflow", "hub=push", "hub.repository=me/model",
+    "hub.when=every_save",
     "plugins=[bench_plugin]", "optimizer.layer_decay=0.9",
 )  # fmt: skip
 """Everything that a run may do besides: a record, an upload, plugins, rates by layer."""
@@ -61,6 +64,7 @@ CHATS = [
 TASKS = [{"ask": "Add.", "about": f"{n} and {n}", "told": str(2 * n)} for n in range(40)]
 PARTS = [{"pieces": [f"What is {n}?", f"It is {n}."]} for n in range(40)]
 TEXTS = [{"body": f"Some words about {n}."} for n in range(40)]
+PAIRS = [{"prompt": f"What is {n}?", "better": f"It is {n}.", "worse": "No."} for n in range(40)]
 
 SHAPES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
     "chats": (CHATS, (
@@ -75,6 +79,10 @@ SHAPES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
     "parts": (PARTS, ("collator=lm", "data.fields.text_parts=pieces")),
     "last_part": (PARTS, ("collator=completion", "data.fields.text_parts=pieces")),
     "texts": (TEXTS, ("collator=lm", "data.fields.text=body")),
+    "pairs": (PAIRS, (
+        "collator=preference", "trainer=dpo", "data.fields.chosen=better",
+        "data.fields.rejected=worse",
+    )),
 }  # fmt: skip
 """Rows of every shape under names of their own, and the settings that read them."""
 
@@ -99,6 +107,7 @@ def read_in_runs(bases: Bases, folder: Path) -> Reads:
             _build(plan_of(_values(bases, folder, "data=builtin", *words)))
         whole = plan_of(_values(bases, folder, "data=builtin", *PUSHED))
         _work(whole, patch)
+        _ask(whole)
         _start(whole)
         _start(plan_of(_values(bases, folder, "data=builtin", "launch=torchrun")))
     return reads
@@ -140,6 +149,15 @@ def _build(plan: Plan) -> None:
     build_parts(plan, _prepare(plan))
 
 
+def _ask(plan: Plan) -> None:
+    """What `llmforge generate` does with a finished run."""
+    from llmforge.refs import find_model, load_model
+    from llmforge.stages.generate import answers
+
+    model, tokenizer = load_model(find_model(plan.run_folder))
+    assert len(answers(model, tokenizer, ["Why?"], plan.spec.generation.settings())) == 1
+
+
 def _start(plan: Plan) -> None:
     """What the driver does before a worker runs."""
     from llmforge.run.environment import worker_environment
@@ -157,16 +175,20 @@ def _work(plan: Plan, patch: pytest.MonkeyPatch) -> None:
     from llmforge.run.signals import StopFlag
     from llmforge.run.worker import Worker
 
+    there = SimpleNamespace(siblings=[], sha="0")
+    done = SimpleNamespace(oid="1", commit_url="here")
+
     class Api:
-        def __init__(self, token: str) -> None:
-            assert token == "of-the-hub"
+        """Takes all and answers as after an upload."""
 
-        def create_repo(self, name: str, private: bool, exist_ok: bool) -> None:
-            """Take it."""
+        create_repo = staticmethod(lambda _name, **_options: None)
+        repo_info = staticmethod(lambda _name, **_options: there)
+        create_commit = staticmethod(lambda _name, **_options: done)
 
-        def upload_folder(self, **options: Any) -> None:
-            """Take it."""
+        def __init__(self, **given: str | None) -> None:
+            assert given == {"endpoint": None, "token": "of-the-hub"}
 
+    patch.delenv("HF_ENDPOINT", raising=False)
     patch.setenv("HF_TOKEN", "of-the-hub")
     patch.setattr("huggingface_hub.HfApi", Api)
     # the worker would lead the test's own output into its log

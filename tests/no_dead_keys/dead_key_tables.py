@@ -24,12 +24,19 @@ BESIDES: dict[str, tuple[str, ...]] = {
     "CheckpointSpec.best_direction": ("checkpoint=best",),
     "Device.count": ("launch=torchrun",),
     "MixData.exhausted": ("data.weights={one: 0.9, two: 0.1}",),
+    "OptimizerSpec.lr_adapter": ("lora=small", "optimizer.lr=auto"),
+    "OptimizerSpec.lr_finetune": ("optimizer.lr=auto",),
+    "OptimizerSpec.lr_scratch": ("model=tiny_llama", "optimizer.lr=auto"),
     "OptimizerSpec.lora_plus_ratio": ("lora=small",),
     "Rows.eval_surplus": ("data.max_eval_rows=4",),
     "SqlSource.parameters": (
         "data.train=select * from qa where id < :most", "data.parameters={most: 9}",
     ),
     "TokenizerSpec.vocabulary": ("model=small_llama",),
+    "TrainerSpec.compile_backend": ("trainer.compile=true",),
+    "TrainerSpec.compile_mode": ("trainer.compile=true",),
+    "TrainerSpec.epochs_finetune": ("trainer.epochs=auto",),
+    "TrainerSpec.epochs_scratch": ("model=tiny_llama", "trainer.epochs=auto"),
     "Zero.offload_parameters": ("deepspeed=stage3",),
 }  # fmt: skip
 """Field -> settings beside which it means something."""
@@ -48,6 +55,7 @@ VALUES: dict[str, list[Any] | Callable[[Any], list[Any]]] = {
     "Source.select": [['answer == "8"', 'question contains "spider"'], ['answer == "2"']],
     "SqlSource.parameters": [{"most": 5}],
     "TargetedAdapter.modules_to_save": [["lm_head"]],
+    "TrainerSpec.extra": [{"ddp_timeout": 77}],
     "TokenizerSpec.chat_template": ["chatml"],
 }
 """Field -> values that neither its type nor another option tells."""
@@ -62,6 +70,7 @@ CHECKED: dict[str, str] = {
     "Device.compute_capability": "what it means for a run is `bf16`; refusals name it",
     "Device.cores": "too many data-loader processes for them are warned of",
     "Device.name": "a label for people, in plans and refusals",
+    "HubSpec.repository": "beside `hub=none` it only tells that nothing is pushed there",
     "LowRank.expect_bits": "what a preset expects of `quantization`; it only refuses",
     "TargetedAdapter.expect_modules": "what the user expects of `targets`; it only refuses",
 }
@@ -73,10 +82,13 @@ REFUSED: dict[str, tuple[tuple[str, ...], list[Any]]] = {
     ),
     "Device.cores": (("hardware=cpu", "trainer.workers=4"), [8]),
     "Device.name": (("hardware=t4", "precision=bfloat16"), ["another"]),
+    "HubSpec.repository": (("hub=none",), ["me/mine"]),
     "LowRank.expect_bits": ((), [8]),
     "TargetedAdapter.expect_modules": ((), [1000]),
 }  # fmt: skip
 """Exception -> settings, and values of the field, which bring the refusal about."""
 
-DEAD: dict[str, str] = {}
+DEAD: dict[str, str] = {
+    "trainer.loss_kernel (dpo)": "every trainer has the key, and TRL knows one way only",
+}
 """Exceptions: fields that do nothing, each with why it is there all the same."""

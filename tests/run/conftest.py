@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from llmforge.plan import Plan
+
+if TYPE_CHECKING:
+    from stand_in_hub import StandIn
+
+# test folders are no packages, so the helpers beside this file are found by path
+sys.path.insert(0, str(Path(__file__).parent))
 
 TINY = (
     "name=tiny",
@@ -45,7 +53,9 @@ def _compile(folder: Path, overrides: tuple[str, ...]) -> Plan:
     from llmforge import compile as compile_plan
 
     with chdir(folder):
-        return compile_plan([*TINY, *overrides])
+        own_data = any(override.startswith("data=") for override in overrides)
+        shipped = [each for each in TINY if not (own_data and each.startswith("data.rows="))]
+        return compile_plan([*shipped, *overrides])
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +79,19 @@ def tiny(work: Path, bench_folder: Path) -> Callable[..., Plan]:
 def plan(tiny: Callable[..., Plan]) -> Plan:
     """The tiny plan, recorded nowhere but in its folder."""
     return tiny("tracking=none")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """A hub on the loopback, for this process and those it starts; `HF_TOKEN` is `me`'s."""
+    from stand_in_hub import running
+
+    with running() as found:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HF_HUB_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HF_ENDPOINT", found.url)
+        monkeypatch.setenv("HF_TOKEN", "token-of-me")
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")  # its own protocol, which needs the real hub
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        yield found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_threads(tiny: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_secrets_are_names(tiny: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = tiny("tracking.token=env:MY_TOKEN")
+    plan = tiny("tracking.token=env:MY_TOKEN", "hub=push", "hub.repository=me/model")
     assert environment.secret_names(plan) == ["HF_TOKEN", "MY_TOKEN"]
     monkeypatch.setenv("MY_TOKEN", "canary-123")
     assert environment.secret("env:MY_TOKEN") == "canary-123"
@@ -59,6 +60,35 @@ def test_secrets_are_names(tiny: Callable[..., Plan], monkeypatch: pytest.Monkey
     text = json.dumps(environment.describe(plan))
     assert "canary-123" not in text
     assert '"MY_TOKEN": true' in text
+
+
+def test_a_file_of_secrets_gives_those_that_the_plan_names_and_no_others(
+    tiny: Callable[..., Plan], work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MY_TOKEN", "OTHER", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    file = work / "tokens"
+    file.write_text("# mine\nexport MY_TOKEN='canary-9 ${HOME} $(id)'\nOTHER=x\n", encoding="utf-8")
+    plan = tiny("tracking.token=env:MY_TOKEN", f"paths.env_file={file}")
+
+    told = "canary-9 ${HOME} $(id)"  # nothing in it is expanded or run
+    assert environment.secret("env:MY_TOKEN", plan) == told
+    found = environment.worker_environment(plan, 1)
+    assert found["MY_TOKEN"] == told
+    assert "OTHER" not in found
+    assert "MY_TOKEN" not in os.environ
+    assert environment.scrub(f"got {told}", plan) == "got <MY_TOKEN>"
+
+    monkeypatch.setenv("MY_TOKEN", "of the environment")
+    assert environment.worker_environment(plan, 1)["MY_TOKEN"] == "of the environment"
+
+
+def test_a_file_of_secrets_may_be_missing(
+    tiny: Callable[..., Plan], work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MY_TOKEN", raising=False)
+    plan = tiny("tracking.token=env:MY_TOKEN", f"paths.env_file={work / 'none'}")
+    assert environment.secret("env:MY_TOKEN", plan) is None
 
 
 def test_a_working_copy_tells_its_commit(tmp_path: Path) -> None:

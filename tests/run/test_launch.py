@@ -291,3 +291,25 @@ def test_the_driver_stays_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_batch_systems_warning_stops_and_never_kills(
+    plan: Plan, worker: Worker, number: signal.Signals
+) -> None:
+    # it comes twice, and the end of the job's time once more, before the worker has saved
+    worker(
+        'asked = lambda *_: open("asked", "w").close()\n'
+        "signal.signal(signal.SIGTERM, asked)\n"
+        'open("ready", "w").close()\n'
+        'while not os.path.exists("asked"):\n    time.sleep(0.02)\n'
+        "time.sleep(0.5)\n"
+        'run.set_status(Status.INTERRUPTED, pid=None, reason="SIGTERM; state saved at step 4")\n'
+        "sys.exit(130)"
+    )
+    when("ready", lambda: os.kill(os.getpid(), number))
+    when("asked", lambda: [os.kill(os.getpid(), each) for each in (number, signal.SIGTERM)])
+    outcome = run_plan(plan)
+    assert (outcome.status, outcome.exit_code) == (Status.INTERRUPTED, 130)
+    reason = RunFolder.open(outcome.folder).record().reason
+    assert reason == f"{number.name}; state saved at step 4", "the signal that asked is named"

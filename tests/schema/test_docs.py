@@ -50,7 +50,7 @@ def test_no_field_no_doc(path):
     ("spec", "path", "words"),
     [
         (LmTrainer, ["micro_batch"], "whole number >= 1 or `auto`"),
-        (LmTrainer, ["epochs"], "number > 0 <= 100000 or null"),
+        (LmTrainer, ["epochs"], "number > 0 <= 100000 or `auto` or null"),
         (LmTrainer, ["label_smoothing"], "number >= 0 <= 1"),
         (LmTrainer, ["group_by_length"], "true or false or `auto`"),
         (AdamW, ["betas"], "list of number >= 0 < 1"),

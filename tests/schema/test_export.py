@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from llmforge.registry import kinds
-from llmforge.schema import SECTIONS
+from llmforge.schema import APART, SECTIONS
 from llmforge.schema.export import all_schemas, config_schema, group_schema, schemas_json
 
 
@@ -22,7 +22,7 @@ def test_schema_is_valid_and_closed(name):
 
 
 def test_one_per_group_and_one_for_whole_configs():
-    assert set(all_schemas()) == {"config", *SECTIONS}
+    assert set(all_schemas()) == {"config", *SECTIONS, *APART}
     assert json.loads(schemas_json()) == config_schema()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from llmforge.build.parts import Parts, build_parts
 from llmforge.build.trainer import build_trainer
-from llmforge.stages.evaluate import evaluate
+from llmforge.stages.evaluate import answers_during, evaluate
 from llmforge.stages.prepare import prepare
 
 
@@ -163,3 +163,48 @@ def test_bfloat16_arithmetic_is_used_without_a_trainer_too(parts_for, tmp_path: 
     beside = evaluate(plan, parts, build_trainer(plan, parts, tmp_path, []))
     assert isinstance(parts, Parts)
     assert alone["eval_loss"] == pytest.approx(beside["eval_loss"], abs=1e-2)
+
+
+def test_answers_at_every_evaluation_pick_the_best_model(parts_for, pairs, tmp_path: Path):
+    """Exact match goes from nothing to all while the pairs are learnt by heart."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    plan, parts = parts_for(
+        {
+            "data.train": str(rows),
+            "data.evaluation": str(rows),
+            "data.shape": "prompt_completion",
+            "collator.kind": "completion",
+            "trainer.max_steps": 60,
+            "trainer.micro_batch": 8,
+            "evaluation.exact_match_rows": 100,
+            "evaluation.answers": "always",
+            "evaluation.answers_at_once": 3,
+        }
+    )
+    plan.lowered["training_arguments"] |= {
+        "eval_strategy": "steps",
+        "eval_steps": 30,
+        "save_strategy": "steps",
+        "save_steps": 60,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "exact_match",
+        "greater_is_better": True,
+    }
+    trainer = build_trainer(plan, parts, tmp_path / "out", [])
+    trainer.answers = answers_during(plan, parts, trainer)
+    trainer.train()
+    told = {one["step"]: one["eval_exact_match"] for one in trainer.state.log_history
+            if "eval_exact_match" in one}  # fmt: skip
+    assert list(told) == [30, 60]
+    assert told[60] == 1.0
+    best = next(step for step, value in told.items() if value == 1.0)
+    assert (trainer.state.best_metric, trainer.state.best_global_step) == (1.0, best)
+    # saves are rarer than evaluations, and the best one is there
+    assert (tmp_path / "out" / f"checkpoint-{best}").is_dir()
+    assert evaluate(plan, parts, trainer)["exact_match"] == 1.0
+
+
+def test_answers_at_the_end_alone_are_not_asked_during_training(parts_for, tmp_path: Path):
+    plan, parts = parts_for()
+    assert answers_during(plan, parts, build_trainer(plan, parts, tmp_path, [])) is None

@@ -63,7 +63,7 @@ def test_a_run_from_start_to_end(plan: Plan, make_run: MakeRun, work: Path) -> N
     assert found.info.run_name == plan.run_id
     assert found.data.params["model.layers"] == "1"
     assert found.data.params["optimizer.betas"] == "[0.9, 0.95]"
-    assert found.data.params["checkpoint.hub_token"] == "env:HF_TOKEN"
+    assert found.data.params["checkpoint.max_shard_size"] == "5GB"
     tags = found.data.tags
     assert tags["llmforge.fingerprint"] == plan.fingerprint
     assert tags["llmforge.stage.train"] == plan.stages["train"]

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 
 from llmforge.compiler.context import Context, Derived, Step
-from llmforge.compiler.memory.fit import sheet_of
-from llmforge.schema.base import share_of
+from llmforge.schema.base import epochs_of, share_of
 
 _DUST = 1e-9
 """7% of 100 is 7.000000000000001 in floating point, and yet 7 steps."""
@@ -51,25 +50,14 @@ def derive_batch(context: Context) -> Step:
     return Step(tuple(found))
 
 
-def derive_evaluation_batch(context: Context) -> Step:
-    """Evaluation holds no gradients: twice the micro batch, if its logits fit."""
-    if isinstance(context.spec.evaluation.micro_batch, int):
-        return Step()
-    micro = int(context.spec.trainer.micro_batch)
-    sheet = sheet_of(context, {"evaluation.micro_batch": 2 * micro})
-    value, why = 2 * micro, "evaluation holds no gradients: twice the micro batch"
-    if sheet is not None and not sheet.fits:
-        value, why = micro, "as in training: the logits of twice as many would not fit"
-    return Step((Derived("evaluation.micro_batch", value, why, ("trainer.micro_batch",)),))
-
-
 def micro_batches(context: Context) -> tuple[list[int], str]:
     """Micro batches that could be, the fastest first, and why it is the first if memory allows."""
     trainer, length = context.spec.trainer, context.spec.collator.max_length
     world = _processes(context)
     if isinstance(trainer.micro_batch, int):
         return [trainer.micro_batch], "as asked"
-    fitting = max(1, TOKENS_PER_PASS // (length if isinstance(length, int) else 2048))
+    tokens = (length if isinstance(length, int) else 2048) * trainer.SEQUENCES
+    fitting = max(1, TOKENS_PER_PASS // tokens)
     if not isinstance(trainer.global_batch, int):
         sizes = [fitting // 2**halved for halved in range(fitting.bit_length())]
         return sizes, f"{TOKENS_PER_PASS:,} tokens per forward pass"
@@ -97,7 +85,7 @@ def derive_steps(context: Context) -> Step:
         per_epoch = max(1, math.ceil(samples.count / trainer.global_batch))
     steps = trainer.max_steps
     if steps is None and trainer.epochs is not None and per_epoch is not None:
-        steps = math.ceil(trainer.epochs * per_epoch)
+        steps = math.ceil(float(trainer.epochs) * per_epoch)
     return Step(facts={"steps_per_epoch": per_epoch, "steps": steps})
 
 
@@ -120,10 +108,21 @@ def derive_intervals(context: Context) -> Step:
             found.append(
                 Derived(key, steps, f"{value} of {facts.steps} steps", ("estimate.steps",))
             )
-        elif value == "epoch" and facts.steps_per_epoch is not None:
-            found.append(
-                Derived(key, facts.steps_per_epoch, "steps of one epoch", ("estimate.steps",))
-            )
+            continue
+        epochs = epochs_of(value)
+        if epochs is not None and facts.steps_per_epoch is not None:
+            steps = max(1, math.floor(epochs * facts.steps_per_epoch + _DUST))
+            why = "steps of one epoch"
+            if epochs != 1:
+                why = f"{epochs:g} of the {facts.steps_per_epoch} steps of an epoch"
+            found.append(Derived(key, steps, why, ("estimate.steps",)))
+    delay = spec.evaluation.delay
+    share = share_of(delay)
+    if share is not None:
+        # rounded up: nothing is evaluated before the share is over
+        steps = math.ceil(share * facts.steps - _DUST)
+        why = f"{delay} of {facts.steps} steps"
+        found.append(Derived("evaluation.delay", steps, why, ("estimate.steps",)))
     share = share_of(spec.schedule.warmup)
     if share is not None:
         steps = math.ceil(share * facts.steps - _DUST)
@@ -131,11 +130,11 @@ def derive_intervals(context: Context) -> Step:
             steps = min(steps, facts.steps - 1)  # of a run of one step nothing is warm-up
         why = f"{spec.schedule.warmup} of {facts.steps} steps"
         found.append(Derived("schedule.warmup", steps, why, ("estimate.steps",)))
-    asked = {**intervals, "schedule.warmup": spec.schedule.warmup}
+    asked = {**intervals, "schedule.warmup": spec.schedule.warmup, "evaluation.delay": delay}
     # a share of given steps is a number, whatever the samples are
     follow = {
         item.key: asked[item.key]
         for item in found
-        if spec.trainer.max_steps is None or asked[item.key] == "epoch"
+        if spec.trainer.max_steps is None or epochs_of(asked[item.key]) is not None
     }
     return Step(tuple(found), {"asked": follow})

@@ -31,13 +31,15 @@ COLLATOR_OF_SHAPE = {
     "prompt_completion": "completion",
     "messages": "chat",
     "instruction": "chat",
+    "preference": "preference",
 }
 """What `collator=auto` picks."""
 
 READABLE = {
-    "lm": tuple(COLLATOR_OF_SHAPE),
+    "lm": tuple(shape for shape in COLLATOR_OF_SHAPE if shape != "preference"),
     "completion": ("prompt_completion", "text_parts", "instruction"),
     "chat": ("messages", "instruction", "prompt_completion"),
+    "preference": ("preference",),
 }
 """Shapes that each collator can read, the one it is made for first."""
 
@@ -202,7 +204,9 @@ def derive_collator(context: Context) -> Step:
         kind, why = COLLATOR_OF_SHAPE[shapes[0]], f"rows of shape `{shapes[0]}`"
     else:
         fitting = (k for k in ("chat", "completion", "lm") if set(shapes) <= set(READABLE[k]))
-        kind, why = next(fitting), f"it reads {', '.join(f'`{shape}`' for shape in shapes)}"
+        # none reads both pairs and other rows: LF507 tells
+        kind = next(fitting, COLLATOR_OF_SHAPE[shapes[0]])
+        why = f"it reads {', '.join(f'`{shape}`' for shape in shapes)}"
     return Step((Derived("collator.kind", kind, why, ("data.shape",)),))
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from llmforge.compiler.context import Context, Derived, Step
 from llmforge.compiler.derive.machine import hardware
 from llmforge.compiler.facts.targets import resolve
-from llmforge.schema.adapter import AdaLora, TargetedAdapter
+from llmforge.schema.adapter import AdaLora, NoAdapter, TargetedAdapter
 from llmforge.schema.optim import AdamW
+from llmforge.schema.preference import DpoSpec
 from llmforge.schema.run import Fsdp2, Zero
 from llmforge.schema.train import LmTrainer
 
@@ -40,6 +41,7 @@ def derive_kernels(context: Context) -> Step:
     found = [
         *_fused_optimizer(context),
         *_loss_kernel(context),
+        *_preference(context),
     ]
     return Step(tuple(found))
 
@@ -59,6 +61,26 @@ def _loss_kernel(context: Context) -> list[Derived]:
     value, why = _leanest(context)
     reads = ("model", "hardware.device", "trainer.label_smoothing", "lora", "deepspeed", "fsdp")
     return [Derived("trainer.loss_kernel", value, why, reads)]
+
+
+def _preference(context: Context) -> list[Derived]:
+    """Log-probabilities of pairs, and where the reference's come from."""
+    trainer, found = context.spec.trainer, []
+    if not isinstance(trainer, DpoSpec):
+        return []
+    if trainer.loss_kernel == "auto":
+        why = "TRL computes log-probabilities in chunks"
+        found.append(Derived("trainer.loss_kernel", "chunked", why, ("trainer.kind",)))
+    if trainer.reference == "auto":
+        full = isinstance(context.spec.lora, NoAdapter)
+        value = "copy" if full else "adapter_off"
+        why = (
+            "every weight is trained, so the reference needs its own"
+            if full
+            else "without its adapter the model is the reference"
+        )
+        found.append(Derived("trainer.reference", value, why, ("lora.kind",)))
+    return found
 
 
 def _leanest(context: Context) -> tuple[str, str]:

@@ -57,6 +57,7 @@ def _fastest(
     """Micro batch and checkpointing, with their sheet."""
     length = context.spec.collator.max_length
     length = length if isinstance(length, int) else TOKENS_PER_PASS
+    length *= context.spec.trainer.SEQUENCES
     best: tuple[int, bool, Sheet | None] | None = None
     for checkpointing in choices:
         for micro in sizes:

@@ -31,7 +31,7 @@ from llmforge.compiler.facts.faults import (
 from llmforge.diagnostics import Diagnostic
 from llmforge.digests import edge_digest, file_digest, remember, remembered, stat_key
 from llmforge.schema.base import allowed
-from llmforge.schema.data import SOURCES, BuiltinData, MixData, Rows, Source
+from llmforge.schema.data import SOURCES, GeneratedData, MixData, Rows, Source
 from llmforge.sources.base import Fault, Part, Unusable
 from llmforge.sources.counts import Share, SourceRows, share_out
 from llmforge.sources.flow import Dropped, Flow, Transform
@@ -128,7 +128,7 @@ class DataFacts:
 
 def look_at(data: Rows, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]]:
     """Facts of a data section; None when a part is unusable."""
-    if isinstance(data, BuiltinData):
+    if isinstance(data, GeneratedData):
         return _builtin(data, cache)
     found: list[Diagnostic] = []
     looks = {
@@ -360,7 +360,7 @@ def builtin_digest() -> str:
     return digest.hexdigest()
 
 
-def _builtin(data: BuiltinData, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]]:
+def _builtin(data: GeneratedData, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]]:
     code = builtin_digest()
     key = f"{code}|{data.rows}|{data.generator_seed}|{data.split_seed}|{data.eval_fraction}"
     known = remembered(cache, "builtin.json", key)
@@ -380,4 +380,4 @@ def _builtin(data: BuiltinData, cache: Path) -> tuple[DataFacts | None, list[Dia
         remember(cache, "builtin.json", key, known)
     sets = {DEFAULT_SET: known[1]} if known[1] else {}
     share = share_out({"": SourceRows(known[0], 0, sets)}, data, {"": DEFAULT_SET})[""]
-    return DataFacts(("messages",), share.taken, share.sets, {}, {"builtin": code}), []
+    return DataFacts((data.shape,), share.taken, share.sets, {}, {"builtin": code}), []

@@ -20,6 +20,7 @@ PACKAGES = (
     "schedulefree",
     "flash-attn",
     "liger-kernel",
+    "trl",
 )
 
 

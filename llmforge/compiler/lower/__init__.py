@@ -1,6 +1,6 @@
 """Specs to the keywords of the libraries that do the work; the only place that knows them.
 
-In: a solved context. Out: entries `(key, value, reason, reads)` under `training_arguments`,
+In: a solved context. Out: entries `(key, value, reason, reads)` under `training_arguments`, `trl`,
 `optimizer`, `parameter_groups`, `clipping`, `schedule`, `model`, `lora_config` and
 `quantization_config`. A test binds every keyword to the
 installed signature, so a renamed argument is found before a user finds it.
@@ -13,6 +13,7 @@ from llmforge.compiler.lower.adapter import adapter
 from llmforge.compiler.lower.base import Lowered
 from llmforge.compiler.lower.model import model
 from llmforge.compiler.lower.optimizer import clipping, optimizer_kwargs, parameter_groups
+from llmforge.compiler.lower.preference import trl
 from llmforge.compiler.lower.quantization import quantization
 from llmforge.compiler.lower.schedule import schedule_kwargs
 from llmforge.compiler.lower.training import training_arguments
@@ -22,6 +23,7 @@ def lower(context: Context) -> list[Derived]:
     """All lowered keywords, keys relative to the plan's `lowered` part."""
     return [
         *_under("training_arguments", training_arguments(context)),
+        *_under("trl", trl(context)),
         *_under("optimizer", optimizer_kwargs(context)),
         *_under("parameter_groups", parameter_groups(context)),
         *_under("clipping", clipping(context)),

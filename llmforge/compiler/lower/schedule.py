@@ -49,7 +49,7 @@ def schedule(context: Context) -> Lowered:
         own = {"num_cycles": spec.cycles}, "schedule.cycles"
     elif isinstance(spec, Polynomial):
         # transformers asks for the final rate itself, and takes its share of `optimizer.lr`
-        end = spec.floor * (context.spec.optimizer.lr or 0.0)
+        end = spec.floor * float(context.spec.optimizer.lr or 0.0)
         own = {"power": spec.power, "lr_end": end}, "schedule"
     elif isinstance(spec, InverseSqrt) and spec.timescale is not None:
         own = {"timescale": spec.timescale}, "schedule.timescale"

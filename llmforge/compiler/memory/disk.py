@@ -12,6 +12,7 @@ from llmforge.compiler.context import Context
 from llmforge.compiler.memory.static import Static, static_memory
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import NoAdapter
+from llmforge.schema.base import seconds_of
 from llmforge.schema.model import ScratchModel
 
 
@@ -58,9 +59,12 @@ def checkpoints_written(spec: RunSpec, steps: int | None) -> int | None:
 def checkpoints_at_once(spec: RunSpec, steps: int | None) -> int | None:
     """Most checkpoints that lie on the disk together; None where it is not known how often.
 
-    They are pruned after the next one is written, and the best one is kept beside the newest.
+    They are pruned after the next one is written, and the best one is kept beside the newest. By
+    the clock there can be as many as steps: how long one takes is not known.
     """
     written = checkpoints_written(spec, steps)
+    if seconds_of(spec.checkpoint.every) is not None:
+        written = steps
     kept = spec.checkpoint.keep + (1 if spec.checkpoint.best else 0)
     return None if written is None else min(written, kept + 1)
 

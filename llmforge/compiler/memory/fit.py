@@ -100,9 +100,11 @@ def fit(context: Context, key: str, any_global_batch: bool = False) -> Fit:
     limit, bound = _limit(context, key, any_global_batch)
 
     def changes(value: int) -> dict[str, Any]:
+        # how many answers are generated at once is solved after this, and never what decides
+        beside = {"evaluation.answers_at_once": 1}
         if key != "trainer.micro_batch":
-            return {key: value}
-        return batch_changes(context, value, 1 if any_global_batch else None)
+            return {key: value, **beside}
+        return {**batch_changes(context, value, 1 if any_global_batch else None), **beside}
 
     values = shares(context) if bound == "the global batch" else range(1, limit + 1)
     index = largest_fitting(lambda i: _fits(context, changes(values[i - 1])), len(values))

@@ -16,8 +16,15 @@ from typing import Any
 
 from llmforge.compiler.facts.families import ModelFacts
 from llmforge.compiler.memory.activations_tape import BYTES
+from llmforge.compiler.memory.preference import (
+    head_cast,
+    head_gradient,
+    hidden_states,
+    tile,
+)
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import NoAdapter, TargetedAdapter
+from llmforge.schema.preference import DpoSpec
 from llmforge.schema.train import LmTrainer
 
 _FORWARD, _FORWARD_SINGLE, _BACKWARD = 10, 8, 12
@@ -63,6 +70,8 @@ def loss_memory(
     `config` is the model's `config.json`: it says whether logits are capped.
     """
     trainer = spec.trainer
+    if isinstance(trainer, DpoSpec):
+        return _pairs(model, spec, rows * length, evaluation_rows * length)
     kernel = trainer.loss_kernel if isinstance(trainer, LmTrainer) else "full"
     if kernel == "full":
         return _whole(model, spec, rows, length, evaluation_rows, is_capped(model, config))
@@ -84,6 +93,20 @@ def loss_memory(
     return LossMemory(2 * chunk + cast, backward, 0, evaluated + cast, cast, 1 if cast else 2)
 
 
+def _pairs(model: ModelFacts, spec: RunSpec, tokens: int, evaluated: int) -> LossMemory:
+    """Log-probabilities of pairs, of so many tokens."""
+    hidden, cast = hidden_states(model, spec, tokens), head_cast(model, spec)
+    gradient = 4 * tokens * model.hidden + head_gradient(model, spec)
+    return LossMemory(
+        forward=hidden + tile(model, spec, tokens) + cast,
+        backward=hidden + gradient + tile(model, spec, tokens, backward=True) + cast,
+        kept=hidden,
+        evaluation=tile(model, spec, evaluated) + hidden_states(model, spec, evaluated) + cast,
+        head_cast=0,
+        tables=2,
+    )
+
+
 def is_capped(model: ModelFacts, config: Mapping[str, Any] | None) -> bool:
     """Do the logits pass through a tanh, which is kept? Gemma 2 does so unless told otherwise."""
     default = 30.0 if model.family == "gemma2" else None
@@ -100,19 +123,24 @@ def _whole(
 ) -> LossMemory:
     size = BYTES[str(spec.precision.compute)]
     row = length * model.vocabulary
-    words, evaluated = rows * row, evaluation_rows * row
+    words = rows * row
     capped = size * words if capped_logits else 0
     more = capped + (_SMOOTHED * words if spec.trainer.label_smoothing else 0)
-    # logits in the compute format and in float32; then one row's logarithm beside the latter
-    evaluation = max((size + 4 if size == 2 else 4) * evaluated, 4 * evaluated + 4 * row)
     return LossMemory(
         forward=(_FORWARD if size == 2 else _FORWARD_SINGLE) * words + more,
         backward=_BACKWARD * words + more,
         kept=0,
-        evaluation=evaluation,
+        evaluation=whole_logits(model, spec, evaluation_rows, length),
         head_cast=0,
         tables=2,
     )
+
+
+def whole_logits(model: ModelFacts, spec: RunSpec, rows: int, length: int) -> int:
+    """The most at once in an evaluation that holds the logits of `rows`: they are in the compute
+    format and in float32; then one row's logarithm stands beside the latter. Bytes."""
+    size, row = BYTES[str(spec.precision.compute)], length * model.vocabulary
+    return max((size + 4 if size == 2 else 4) * rows * row, 4 * rows * row + 4 * row)
 
 
 def _chunk(vocabulary: int, words: int) -> int:

@@ -41,8 +41,8 @@ Change = tuple[str, dict[str, Any]]
 def _ladder(context: Context) -> Iterator[Change]:
     """Changes from harmless to drastic: first the speed pays, then the numbers."""
     smaller = list(_micro(context))
-    lean = (*_checkpointing(context), *_lean_loss(context))
-    yield from (_evaluation(context), *smaller, *lean)
+    lean = (*_checkpointing(context), *_lean_loss(context), *_no_reference_copy(context))
+    yield from (*_evaluation(context), *smaller, *lean)
     together: Change = ("", {})
     for change in lean:
         together = _both(together, change)
@@ -68,9 +68,23 @@ def _both(one: Change, other: Change) -> Change:
     return f"{one[0]} {other[0]}".strip(), {**one[1], **other[1]}
 
 
-def _evaluation(context: Context) -> Change:
-    micro = context.spec.trainer.micro_batch
-    return f"evaluation.micro_batch={micro}", {"evaluation.micro_batch": micro}
+def _evaluation(context: Context) -> Iterator[Change]:
+    """Smaller passes of evaluation, fewer answers at once: neither changes what is measured."""
+    evaluation = context.spec.evaluation
+    rows, answers = int(evaluation.micro_batch), int(evaluation.answers_at_once)
+    fewer = [rows // 2**times for times in range(1, rows.bit_length())]
+    fewer_answers = [answers // 2**times for times in range(1, answers.bit_length())]
+    for count in fewer:
+        yield _set("evaluation.micro_batch", count)
+    for count in fewer_answers:
+        yield _set("evaluation.answers_at_once", count)
+    if fewer and fewer_answers:
+        least = _set("evaluation.micro_batch", 1), _set("evaluation.answers_at_once", 1)
+        yield _both(*least)
+
+
+def _set(key: str, value: int) -> Change:
+    return f"{key}={value}", {key: value}
 
 
 def _micro(context: Context) -> Iterator[Change]:
@@ -93,6 +107,12 @@ def _lean_loss(context: Context) -> Iterator[Change]:
     whole = isinstance(trainer, LmTrainer) and trainer.loss_kernel == "full"
     if whole and lean_obstacle(context) is None:
         yield "trainer.loss_kernel=chunked", {"trainer.loss_kernel": "chunked"}
+
+
+def _no_reference_copy(context: Context) -> Iterator[Change]:
+    """The reference's log-probabilities computed once, before the first step."""
+    if getattr(context.spec.trainer, "reference", None) == "copy":
+        yield "trainer.reference=precomputed", {"trainer.reference": "precomputed"}
 
 
 def _sharded(context: Context) -> Iterator[Change]:

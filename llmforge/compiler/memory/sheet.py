@@ -19,7 +19,13 @@ from llmforge.compiler.facts.families import ModelFacts
 from llmforge.compiler.facts.targets import hit_modules
 from llmforge.compiler.memory.activations import Activations, ForwardPass, activations
 from llmforge.compiler.memory.activations_tape import BYTES
+from llmforge.compiler.memory.evaluation import (
+    answer_memory,
+    answers_at_once,
+    evaluation_logits,
+)
 from llmforge.compiler.memory.loss import LossMemory, loss_memory
+from llmforge.compiler.memory.preference import passes_reference
 from llmforge.compiler.memory.static import Static, static_memory
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import LowRank, PromptTuning, TargetedAdapter
@@ -101,19 +107,23 @@ def memory_sheet(
         return None
     asked = forward_pass(spec, machine.device)
     kept = activations(model, asked, config)
-    evaluated = spec.evaluation.micro_batch
-    evaluation_rows = evaluated if isinstance(evaluated, int) else 2 * asked.rows
+    batch = spec.evaluation.micro_batch
+    sequences = spec.trainer.SEQUENCES
+    evaluation_rows = sequences * batch if isinstance(batch, int) else 2 * asked.rows
     length = int(spec.collator.max_length)
-    rows = int(spec.trainer.micro_batch)
+    rows = sequences * int(spec.trainer.micro_batch)
     loss = loss_memory(model, spec, rows, length, evaluation_rows, config)
     workspace = WORKSPACE if machine.device == "cuda" else 0
     always = {**static.held, "workspace": workspace}
     moment, step = _step(model, spec, asked, static, always, kept, loss)
     casts = 0 if is_sharded(spec) else kept.forward_casts
     forward = forward_scratch(model, spec, asked, evaluation_rows, length) + casts
-    evaluation = {"logits_and_loss": loss.evaluation}
-    if forward > loss.evaluation:
-        evaluation = {"scratch": forward}
+    evaluated = [{"logits_and_loss": evaluation_logits(model, spec, loss, evaluation_rows, length)}]
+    evaluated.append({"scratch": forward})
+    if answered := answers_at_once(spec):
+        scratch = forward_scratch(model, spec, asked, answered, length) + casts
+        evaluated.append(answer_memory(model, spec, answered, scratch))
+    evaluation = max(evaluated, key=lambda terms: sum(terms.values()))
     phases = {
         "load": {"loading": static.load},
         "step": step,
@@ -148,6 +158,7 @@ def forward_pass(spec: RunSpec, device: str) -> ForwardPass:
     weights, packed = str(precision.weights), spec.collator.packing != "none"
     flash = "flash" in str(spec.model.attention)
     rows, length = int(spec.trainer.micro_batch), int(spec.collator.max_length)
+    rows *= spec.trainer.SEQUENCES
     return ForwardPass(
         # flash attention is handed all packs as one row
         rows=1 if packed and flash else rows,
@@ -215,6 +226,15 @@ def _step(
         },
         "optimizer": {**ended, "activations": 0, "scratch": static.optimizer_scratch},
     }
+    if passes_reference(spec):
+        # the policy's pass is kept while the reference's goes through, layer by layer
+        through = forward_scratch(model, spec, asked, asked.rows, asked.length)
+        through += 0 if sharded else kept.forward_casts
+        moments["reference's pass"] = {
+            **passed,
+            "scratch": through,
+            "logits_and_loss": loss.forward,
+        }
     name = max(moments, key=lambda name: sum(moments[name].values()))
     return name, moments[name]
 

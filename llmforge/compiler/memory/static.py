@@ -17,6 +17,7 @@ from llmforge.compiler.facts.families import LinearModule, ModelFacts
 from llmforge.compiler.facts.targets import hit_modules
 from llmforge.compiler.facts.trained import trained
 from llmforge.compiler.memory.activations_tape import BYTES
+from llmforge.compiler.memory.preference import reference_weights
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import NoAdapter, TargetedAdapter, Vera
 from llmforge.schema.optim import Adafactor, AdamW8bit, AdamWPaged, Lion, Muon, Sgd
@@ -90,7 +91,7 @@ def static_memory(
     gradients = counts.trainable * size
     state, paged, scratch = _optimizer(model, spec, parts, counts.trainable, size)
     held = {"weights": base, "quantization_constants": constants, "adapter": adapter}
-    held |= {"optimizer_state": state}
+    held |= {"optimizer_state": state, "reference_model": reference_weights(spec, base)}
     host = {"optimizer_state": paged}
     whole = {"weights": base + constants, "adapter": adapter, "state": state + paged}
     load = base + constants + (parts.largest * BYTES[_weights(spec)] if parts.quantized else 0)

@@ -9,9 +9,6 @@ from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.schema.optim import Adafactor
 
-METRICS = ("eval_loss", "eval_perplexity")
-"""Metrics an evaluation during training reports, so that a checkpoint can be chosen by them."""
-
 
 def _steps(context: Context) -> int | None:
     """Steps that are certain. A guess refuses nothing: once the data are prepared, the plan is
@@ -129,49 +126,6 @@ def batch_does_not_divide(context: Context) -> Iterator[Diagnostic]:
     )
 
 
-@rule("LF205", "best checkpoint without evaluation")
-def best_without_evaluation(context: Context) -> Iterator[Diagnostic]:
-    """The best checkpoint is chosen by an evaluation metric at the moment of saving.
-
-    That needs evaluation during training, saves that fall on evaluations, and a metric that an
-    evaluation reports (`eval_loss`, `eval_perplexity`).
-    """
-    spec = context.spec
-    best, every, save = spec.checkpoint.best, spec.evaluation.every, spec.checkpoint.every
-    if best is None:
-        return
-    if every is None:
-        yield Diagnostic(
-            "LF205",
-            f"the best checkpoint by `{best}` cannot be chosen without evaluation",
-            key="checkpoint.best",
-            hint="evaluation.every=25% checkpoint.every=25%",
-        )
-    elif save is None:
-        yield Diagnostic(
-            "LF205",
-            f"the best checkpoint by `{best}` cannot be chosen when none is saved",
-            key="checkpoint.best",
-            hint="checkpoint.every=25%",
-        )
-    elif isinstance(every, int) and isinstance(save, int) and save % every:
-        yield Diagnostic(
-            "LF205",
-            f"checkpoints every {save} steps do not fall on evaluations every {every}",
-            key="checkpoint.best",
-            hint=f"checkpoint.every={every}",
-        )
-    own = [f"eval_{n}" for n, spec in context.spec.metrics.items() if spec.on == "logits"]
-    if best not in (*METRICS, *own):
-        yield Diagnostic(
-            "LF205",
-            f"no evaluation reports a metric `{best}`",
-            key="checkpoint.best",
-            notes=(f"reported: {', '.join((*METRICS, *own))}",),
-            hint="checkpoint.best=eval_loss",
-        )
-
-
 @rule("LF206", "length of the run given twice or not at all")
 def length_ambiguous(context: Context) -> Iterator[Diagnostic]:
     """A run is as long as `trainer.epochs` or `trainer.max_steps` says, never both."""
@@ -231,7 +185,7 @@ def learning_rate_unclear(context: Context) -> Iterator[Diagnostic]:
             "LF208",
             f"{optimizer.kind} has no learning rate",
             key="optimizer.lr",
-            hint="optimizer.lr=2e-5",
+            hint="optimizer.lr=auto",
         )
     if isinstance(optimizer, Adafactor) and optimizer.warmup_init and not own:
         yield Diagnostic(

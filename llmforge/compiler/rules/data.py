@@ -12,7 +12,7 @@ from llmforge.compiler.facts.faults import pasted
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.schema import RunSpec
-from llmforge.schema.data import BuiltinData, MixData, Source
+from llmforge.schema.data import GeneratedData, MixData, Source
 from llmforge.sources.opening import sources_of
 
 
@@ -152,5 +152,5 @@ def _at_once(spec: RunSpec) -> Found:
     if spec.tokenizer.source == "train":
         what = "a tokenizer trained on rows that are not read ahead"
         yield "tokenizer.source", what, "tokenizer.source=<folder>"
-    if isinstance(spec.data, BuiltinData):
+    if isinstance(spec.data, GeneratedData):
         yield "data.streaming", "rows that are generated at once", "data.streaming=false"

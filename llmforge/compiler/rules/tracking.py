@@ -1,4 +1,4 @@
-"""LF7: records and uploads."""
+"""LF702, LF703: where runs are recorded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 from llmforge.compiler.context import Context
 from llmforge.compiler.parse import override
 from llmforge.compiler.rules.base import rule
-from llmforge.diagnostics import Diagnostic, Severity
+from llmforge.diagnostics import Diagnostic
 from llmforge.schema.run import MlflowTracking
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -20,39 +20,6 @@ def _address(uri: str) -> SplitResult:
         return urlsplit(uri)
     except ValueError:
         return SplitResult("", "", uri, "", "")
-
-
-@rule("LF701", "hub push without a repository")
-def push_without_repository(context: Context) -> Iterator[Diagnostic]:
-    """Uploading needs to know where to: `owner/name`.
-
-    The upload comes last, so without a name it would fail when the training is paid for.
-    """
-    checkpoint = context.spec.checkpoint
-    if checkpoint.hub_push and not checkpoint.hub_repository:
-        yield Diagnostic(
-            "LF701",
-            "hub push is on, but no repository is given",
-            key="checkpoint.hub_repository",
-            hint=f"checkpoint.hub_repository=<owner>/{context.spec.name}",
-        )
-
-
-@rule("LF704", "repository that nothing is pushed to")
-def repository_without_push(context: Context) -> Iterator[Diagnostic]:
-    """A repository is named, but `checkpoint.hub_push` is off: nothing would be uploaded.
-
-    A warning, since the name may stand in a file that other runs push with.
-    """
-    checkpoint = context.spec.checkpoint
-    if checkpoint.hub_repository and not checkpoint.hub_push:
-        yield Diagnostic(
-            "LF704",
-            f"nothing is pushed to {checkpoint.hub_repository}: hub push is off",
-            Severity.WARNING,
-            key="checkpoint.hub_repository",
-            hint="checkpoint.hub_push=true",
-        )
 
 
 @rule("LF702", "tracking URI that MLflow cannot use")

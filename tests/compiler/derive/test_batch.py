@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from llmforge.compiler.context import Context, Facts
 from llmforge.compiler.derive.batch import (
     derive_batch,
-    derive_evaluation_batch,
     derive_intervals,
     derive_steps,
 )
+from llmforge.compiler.derive.evaluation import derive_evaluation_batch
 from llmforge.compiler.derive.memory import derive_memory
 from llmforge.compiler.facts.samples import Samples
 from llmforge.compiler.rules.batch import batch_does_not_divide

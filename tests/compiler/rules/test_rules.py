@@ -64,7 +64,7 @@ def test_a_code_is_given_once():
         ("launch=torchrun", "launch.processes=2"),  # several processes may share a CPU
         ("schedule.warmup=0", "trainer.epochs=null", "trainer.max_steps=1", "evaluation=end",
          "checkpoint.every=null"),
-        ("checkpoint.hub_push=true", "checkpoint.hub_repository=me/demo"),
+        ("hub=push", "hub.repository=me/demo"),
         ("tokenizer.vocabulary=512", "model.vocabulary=600"),
     ],
     ids=" ".join,

@@ -1,0 +1,56 @@
+"""What evaluation takes beside the model: whole logits where a metric asks for them, and answers.
+
+In: facts of a model and solved settings. Out: bytes, by term. Generating keeps keys and values of
+every token in each layer, for all answers at once; a layer's are copied when a token is added, so
+one layer's stand there twice. Logits are those of the last token alone: in the compute format, in
+float32, and once more as scores.
+"""
+
+from __future__ import annotations
+
+from llmforge.compiler.facts.families import ModelFacts
+from llmforge.compiler.memory.activations_tape import BYTES
+from llmforge.compiler.memory.loss import LossMemory, whole_logits
+from llmforge.schema import RunSpec
+
+_SCORES = 8
+"""Bytes per word of the vocabulary and answer beside the logits: float32 logits, and scores."""
+
+
+def measures_logits(spec: RunSpec) -> bool:
+    """Does a metric of the run look at logits? An evaluation then holds a batch's whole ones."""
+    return any(type(metric).on == "logits" for metric in spec.metrics.values())
+
+
+def evaluation_logits(
+    model: ModelFacts, spec: RunSpec, loss: LossMemory, rows: int, length: int
+) -> int:
+    """Logits and loss of one forward pass over `rows` padded to `length`; bytes.
+
+    What a metric of the user's own makes of the logits is not known, and not counted.
+    """
+    if not measures_logits(spec):
+        return loss.evaluation
+    return max(loss.evaluation, whole_logits(model, spec, rows, length))
+
+
+def answers_at_once(spec: RunSpec) -> int:
+    """Answers generated side by side; 0 where none are asked, 1 where it is not solved yet."""
+    evaluation = spec.evaluation
+    if not (evaluation.exact_match_rows or evaluation.samples):
+        return 0
+    return evaluation.answers_at_once if isinstance(evaluation.answers_at_once, int) else 1
+
+
+def answer_memory(model: ModelFacts, spec: RunSpec, answers: int, scratch: int) -> dict[str, int]:
+    """Terms of generating `answers` at once; `scratch` is what a layer needs to read the prompts.
+
+    Prompts are taken to be as long as `collator.max_length`, answers as `max_new_tokens`.
+    """
+    size = BYTES[str(spec.precision.compute)]
+    longest = int(spec.collator.max_length) + spec.generation.max_new_tokens
+    length = min(longest, model.context or longest)
+    of_layer = 2 * answers * length * model.kv_heads * model.head_dim * size
+    logits = answers * model.vocabulary * (size + _SCORES)
+    terms = {"key_value_cache": (model.layers + 1) * of_layer}
+    return terms | ({"scratch": scratch} if scratch > logits else {"logits": logits})

@@ -1,0 +1,192 @@
+"""A search: points proposed one after the other, each compiled before it runs.
+
+In: a definition, its axes, a launcher. Out: `Swept`, as of a grid. What the compiler refuses is
+told to the study and costs no trial; a proposal that is a run of before is answered from its
+folder. All state is in the study and in the run folders: a driver that was killed settles what it
+left, goes on with what was running, and proposes what it would have proposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from llmforge.compiler.passes import check_draft
+from llmforge.compose.variants import Variants
+from llmforge.diagnostics import ConfigRefused, Diagnostic
+from llmforge.schema.sweep import SearchSweep
+from llmforge.sweep.definition import Definition
+from llmforge.sweep.driver import EqualFailures, Launch, Running, Swept
+from llmforge.sweep.folder import SweepFolder
+from llmforge.sweep.ledger import SearchLedger
+from llmforge.sweep.preflight import Point, State, look, overrides_of, refusals, state_of
+from llmforge.sweep.recorder import recorded
+from llmforge.sweep.spaces import Surveyed
+from llmforge.sweep.study import Study
+from llmforge.sweep.trial import Trial, trial_of
+
+MOST_REASONS = 3
+"""Of refused proposals that are told."""
+
+
+def search(
+    definition: Definition,
+    space: Surveyed,
+    launch: Launch,
+    at_once: int = 1,
+    tell: Callable[[Trial], None] = lambda _: None,
+) -> Swept:
+    """Run what is left of a search.
+
+    Args:
+        at_once: trials handed to `launch` at a time.
+        tell: called with each trial when its batch is done.
+
+    Raises:
+        ConfigRefused: another process drives it (LF714), its folder or its study is another
+            sweep's (LF713, LF727), the study cannot be opened (LF722, LF726).
+    """
+    folder = SweepFolder(definition.folder)
+    with folder.lock():
+        folder.claim(definition)
+        study = Study(definition, space.axes, folder.path)
+        swept = Swept(definition, [])
+        with recorded(folder.path, swept.warnings) as recorder:
+            running = Running(
+                swept, folder, recorder.before(launch), tell,
+                EqualFailures(definition.spec.equal_failures),
+                SearchLedger(study),
+            )  # fmt: skip
+            try:
+                _Search(space, study, running, at_once).run()
+            except ConfigRefused as trouble:  # the storage, or a point whose files changed
+                swept.stopped = next(d for d in trouble.diagnostics if d.is_error)
+                folder.stop(swept.stopped.to_dict())
+    return swept
+
+
+class _Search:
+    """One driver's part of a search."""
+
+    def __init__(self, space: Surveyed, study: Study, running: Running, at_once: int) -> None:
+        spec = running.swept.definition.spec
+        assert isinstance(spec, SearchSweep)  # noqa: S101 - `is_search` was asked
+        self._spec, self._space, self._study = spec, space, study
+        self._running, self._at_once = running, at_once
+        self._swept = running.swept
+        self._variants = Variants(self._swept.definition.config_dirs)
+        self._refused_in_row = 0
+
+    def run(self) -> None:
+        """Until the budget is spent, the space is seen, or something stops it."""
+        waiting = self._settle()
+        while self._swept.stopped is None:
+            batch, waiting = waiting[: self._at_once], waiting[self._at_once :]
+            doubles: list[Point] = []
+            while len(batch) < self._at_once and (point := self._next()) is not None:
+                same = any(point.run_id == other.run_id for other in batch)
+                (doubles if same else batch).append(point)
+            self._keep()
+            if not batch:
+                break
+            goes_on = self._running.run(batch)
+            for point in doubles:
+                self._answer(point)
+            if not goes_on:
+                break
+        self._keep()
+
+    def _settle(self) -> list[Point]:
+        """Trials of earlier drivers: those that are over are told, the others returned."""
+        known = self._study.points()
+        left = []
+        for number in self._study.open_numbers():
+            if number not in known:
+                self._study.drop(number)
+            elif known[number].run_id:
+                state = state_of(self._folder(known[number]))
+                known[number] = replace(known[number], state=state)
+        for number, point in sorted(known.items()):
+            self._swept.points.append(point)
+            if point.state is State.REFUSED or point.run_id is None:
+                continue
+            trial = trial_of(self._folder(point))
+            if number not in self._study.open_numbers():
+                self._swept.trials[trial.run_id] = trial
+            elif trial.is_over:
+                self._swept.trials[trial.run_id] = trial
+                self._study.tell(number, trial)
+            else:
+                left.append(point)
+        return left
+
+    def _next(self) -> Point | None:
+        """A point that is to run; None when the search is over or stopped."""
+        while self._swept.stopped is None:
+            if self._study.counted() >= self._spec.trials:
+                return None
+            if len(self._study.asked()) >= self._space.size:
+                return None
+            if self._spec.sampler == "grid" and self._grid_is_seen():
+                return None
+            number, values = self._study.ask(self._at_once)
+            overrides = overrides_of(self._swept.definition, values)
+            checked = check_draft(self._variants.compose(overrides),
+                                  self._swept.definition.config_dirs)  # fmt: skip
+            point = look(self._swept.definition, number, values, checked)
+            if point.state is State.REFUSED:
+                self._swept.points.append(point)
+                self._refuse(point)
+                continue
+            self._refused_in_row = 0
+            twin = next((p for p in self._swept.points if p.run_id == point.run_id), None)
+            if twin is not None:
+                point = replace(point, state=State.DUPLICATE)
+            self._study.bind(number, point)
+            self._swept.points.append(point)
+            begun = twin is not None and twin.run_id not in self._swept.trials
+            if begun or (twin is None and point.runs):
+                return point
+            self._answer(point)
+        return None
+
+    def _answer(self, point: Point) -> None:
+        """Tell the study what a run of before has come to."""
+        trial = trial_of(self._folder(point))
+        self._swept.trials.setdefault(trial.run_id, trial)
+        self._study.tell(point.number, trial)
+
+    def _refuse(self, point: Point) -> None:
+        self._study.refuse(point.number, point)
+        self._refused_in_row += 1
+        if self._spec.refused == "stop":
+            self._swept.stopped = refusals([point])[0]
+        elif self._refused_in_row >= self._spec.refused_in_row:
+            self._swept.stopped = _fruitless(self._swept.points[-self._refused_in_row :])
+        if self._swept.stopped is not None:
+            self._running.folder.stop(self._swept.stopped.to_dict())
+
+    def _grid_is_seen(self) -> bool:
+        from llmforge.sweep.proposing import grid_of
+
+        size = 1
+        for axis in self._space.axes:
+            size *= len(grid_of(axis, self._spec.grid_points))
+        return len(self._study.asked()) >= size
+
+    def _folder(self, point: Point) -> Path:
+        return self._running.folder.path / str(point.run_id)
+
+    def _keep(self) -> None:
+        self._running.folder.write_points([point.to_dict() for point in self._swept.points])
+
+
+def _fruitless(points: Sequence[Point]) -> Diagnostic:
+    reasons = [f"{', '.join(point.codes)}: {point.reasons[0]}" for point in points]
+    return Diagnostic(
+        "LF728",
+        f"the last {len(points)} points that the search proposed cannot work",
+        key="sweep.space",
+        notes=tuple(dict.fromkeys(reasons))[:MOST_REASONS],
+    )
