@@ -1,6 +1,6 @@
 """Runs that are killed and started again, against runs that nothing disturbed: a table.
 
-    python benchmarks/resume.py [--modes full lora ...]
+    python benchmarks/resume.py [--modes full lora ...] [--no-times]
 
 For each mode a tiny run is made once undisturbed; then, for each kill point, a run of the same plan
 is SIGKILLed there and the same command is given again. Equal means: every weight file of the final
@@ -296,6 +296,7 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--modes", nargs="*", default=list(MODES))
+    parser.add_argument("--no-times", action="store_true", help="the first table only")
     parser.add_argument("--attempt", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.attempt:
@@ -309,6 +310,8 @@ def main() -> None:
         for mode in arguments.modes:
             for line in rows_of(mode, compiled, work):
                 print("| " + " | ".join(line) + " |", flush=True)
+        if arguments.no_times:
+            return
         print("\n| mode | resumed at step | until the next step begins |\n|---|---|---|")
         for line in times(compiled, work):
             print("| " + " | ".join(line) + " |", flush=True)

@@ -82,6 +82,9 @@ def test_wheel_carries_conf_inside_the_package(python: Path, copy: Path, tmp_pat
     assert OURS in run(python, "-c", SWEEPERS, cwd=tmp_path).split()
     shipped = {p.relative_to(copy / "conf") for p in (copy / "conf").rglob("*.yaml")}
     assert {p.relative_to(root) for p in root.rglob("*.yaml")} == shipped
+    templates = {p.name for p in (module.parent / "report" / "templates").iterdir()}
+    assert templates == {p.name for p in (copy / "llmforge/report/templates").iterdir()}
+    assert {"sweep.html.jinja", "style.css", "page.js"} <= templates
 
 
 def test_editable_install_uses_the_checkouts_conf(python: Path, copy: Path, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from llmforge.refs import (
     plan_of,
     plan_to_run,
     run_of,
-    runs_table,
 )
 from llmforge.run.folder import RunFolder
 
@@ -127,15 +126,6 @@ def test_overrides_cannot_change_a_saved_plan(plan):
     found = refused(plan_to_run, asked(plan=saved, overrides=["name=a b"]))
 
     assert (found.code, found.hint) == ("LF116", "llmforge plan 'name=a b' -o plan.json")
-
-
-def test_table_of_runs(plan):
-    assert runs_table("runs", as_json=False) == "no runs in runs; llmforge train makes one"
-
-    run = RunFolder.create(plan)
-
-    assert runs_table("runs", as_json=False).splitlines()[1].split() == [plan.run_id, "CREATED"]
-    assert json.loads(runs_table("runs", as_json=True))[0]["run"] == run.path.name
 
 
 # -- the machine -------------------------------------------------------------------------------

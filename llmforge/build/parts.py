@@ -13,6 +13,7 @@ from typing import Any
 from datasets import Dataset
 
 from llmforge import registry
+from llmforge.build import bases
 from llmforge.build.adapter_start import start_from_data
 from llmforge.build.collate import Collator
 from llmforge.build.errors import building
@@ -58,7 +59,9 @@ def build_parts(plan: Plan, prepared: Prepared) -> Parts:
         tokenizer = hooks.build("tokenizer", lambda: _open_tokenizer(plan, prepared))
     with building("model", plan):
         build_model = registry.component("model", plan.spec.model.kind).load_builder()
-        model = hooks.build("model", lambda: build_model(plan, tokenizer))
+        model = hooks.build(
+            "model", lambda: bases.taken(plan, tokenizer, lambda: build_model(plan, tokenizer))
+        )
     model = _with_adapter(plan, model, hooks)
     with building("collator", plan):
         collator = hooks.build("collator", lambda: data_collator(plan, tokenizer))
@@ -68,6 +71,7 @@ def build_parts(plan: Plan, prepared: Prepared) -> Parts:
     if plan.spec.lora.kind == "eva":
         with building("lora", plan):
             start_from_data(plan, model, train, collator)
+    bases.placed()
     sets = list((prepared.report["evaluation"] or {"sets": ()})["sets"])
     return Parts(tokenizer, model, collator, train, evaluation, sets, own_metrics(plan))
 

@@ -73,7 +73,8 @@ def rehearse(
     """
     began = time.perf_counter()
     try:
-        shutil.rmtree(folder, ignore_errors=True)
+        if trainer.is_world_process_zero():  # the others would take away what it is writing
+            shutil.rmtree(folder, ignore_errors=True)
         state = write_model(plan, trainer, folder, final)
         if not trainer.is_world_process_zero():
             return

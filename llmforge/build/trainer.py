@@ -12,13 +12,11 @@ compiler's, callbacks are `run/`'s.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from transformers import (
     PrinterCallback,
     TrainerCallback,
@@ -30,17 +28,16 @@ from transformers.trainer_utils import EvalLoopOutput
 from llmforge import registry
 from llmforge.build.allocation import adapter_callbacks
 from llmforge.build.arguments import training_arguments
-from llmforge.build.culprits import Culprit, Measure, Numbered, StepMemory
 from llmforge.build.errors import NonFiniteLoss, building
 from llmforge.build.experiment import active
 from llmforge.build.extending import load_class, own_callbacks, own_fields
+from llmforge.build.finite import FiniteSteps, is_finite
 from llmforge.build.groups import parameter_groups
 from llmforge.build.loss import HeldOut, measured, set_numbers
 from llmforge.build.loss_kernels import LeanLoss
 from llmforge.build.measures import Measures, held_out_figures, measured_too
 from llmforge.build.optimizer import optimizer_choice
 from llmforge.build.parts import Parts
-from llmforge.build.saving import SealedSaves
 from llmforge.build.schedules import MakeSchedule, OwnRate, schedule_choice, sets_its_own_rate
 from llmforge.plan import Plan
 
@@ -51,7 +48,7 @@ SKIPPED_STEPS_ALLOWED = 30
 not the reason."""
 
 
-class ForgeTrainer(SealedSaves):
+class ForgeTrainer(FiniteSteps):
     """Builder of `trainer.kind=lm`.
 
     Metrics of an evaluation are `eval_loss`, `eval_perplexity` and `eval_tokens`, weighted by token
@@ -64,12 +61,9 @@ class ForgeTrainer(SealedSaves):
     """The class computes its loss itself, by no kernel of `trainer.loss_kernel`."""
 
     optimizer_cls_and_kwargs: Any
-    data_collator: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._losses: list[torch.Tensor] = []
-        self._step = StepMemory()
         self._skipped = 0
         self._held_out = HeldOut(())
         self.sets: list[str] = []
@@ -206,9 +200,9 @@ class ForgeTrainer(SealedSaves):
         """Called once per optimizer step, before it: the one place to wait for the device."""
         norm = super()._get_grad_norm(model, grad_norm)
         losses, self._losses = self._losses, []
-        if losses and self._anywhere(not _finite(torch.stack(losses).sum())):
+        if losses and self._anywhere(not is_finite(torch.stack(losses).sum())):
             self._refuse_step("loss", losses)
-        if norm is None or _finite(norm):
+        if norm is None or is_finite(norm):
             self._skipped = 0
         elif self.accelerator.scaler is None or self._skipped >= SKIPPED_STEPS_ALLOWED:
             self._refuse_step("gradient norm", losses, norm)
@@ -218,65 +212,6 @@ class ForgeTrainer(SealedSaves):
             # the norm above asked for unscaled gradients, so here they are in their own unit
             torch.nn.utils.clip_grad_value_(model.parameters(), self.clip_value)
         return norm
-
-    def _check_finite(self, what: str, value: Any) -> None:
-        """Of this process alone: the others learn of it when it is gone."""
-        if not _finite(value):
-            step = self.state.global_step + 1
-            raise NonFiniteLoss(
-                step, f"{what} is {float(value)}", self._culprits([*self._losses, value])
-            )
-
-    def _anywhere(self, here: bool) -> bool:
-        """Is it so on any process? Once a step, where the device is waited for anyway."""
-        if self.args.world_size == 1:
-            return here
-        flag = torch.tensor(int(here), device=self.args.device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        return bool(flag.item())
-
-    def _refuse_step(self, what: str, losses: list[torch.Tensor], norm: Any = None) -> None:
-        """Called by all processes together.
-
-        Raises:
-            NonFiniteLoss: on every process, with what all of them found.
-        """
-        found = self._culprits(losses, by_gradient=norm is not None)
-        value = float(torch.stack(losses).sum() if norm is None else norm)
-        if self.args.world_size > 1:
-            found = gather_object(found)
-            told = [one for one in gather_object([value]) if not math.isfinite(one)]
-            value = told[0] if told else value
-        raise NonFiniteLoss(self.state.global_step + 1, f"{what} is {value}", found)
-
-    def _culprits(self, losses: list[Any], by_gradient: bool = False) -> list[Culprit]:
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        model = None if sharded else self.accelerator.unwrap_model(self.model)
-        measure = Measure(
-            model,
-            self.lean,
-            self._prepare_inputs,
-            self.compute_loss_context_manager,
-            self.compute_loss,
-        )
-        values = [float(loss) for loss in losses]
-        return self._step.culprits(self.args.process_index, values, measure, by_gradient)
-
-    # which rows a step is made of
-
-    def get_train_dataloader(self) -> Any:
-        """Its batches say which rows are in them."""
-        collate, self.data_collator = self.data_collator, Numbered(self.data_collator)
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.data_collator = collate
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """The micro batches of a step; which rows are in them is remembered and taken out."""
-        batches, items = super().get_batch_samples(*args, **kwargs)
-        self._step.begin(batches)
-        return batches, items
 
     # samplers
 
@@ -419,7 +354,3 @@ def _with_lengths(sampler: Any) -> Any:
     if isinstance(sampler, LengthGroupedSampler):
         sampler.lengths = list(sampler.lengths[:])
     return sampler
-
-
-def _finite(value: Any) -> bool:
-    return bool(torch.isfinite(torch.as_tensor(value)).all())

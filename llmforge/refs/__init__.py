@@ -16,7 +16,7 @@ from llmforge.refs.models import (
     registry_of,
 )
 from llmforge.refs.plans import RUNS, load_plan, plan_of, plan_to_run, run_of
-from llmforge.refs.tables import models_table, runs_table
+from llmforge.refs.tables import models_table
 
 __all__ = [
     "RUNS",
@@ -31,5 +31,4 @@ __all__ = [
     "plan_to_run",
     "registry_of",
     "run_of",
-    "runs_table",
 ]

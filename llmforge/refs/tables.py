@@ -1,39 +1,16 @@
-"""Tables of what there is: runs, registered models, versions.
+"""Tables of what there is: registered models, versions. (Runs: `run/listing.py`.)
 
-In: a folder, a registry. Out: text, or JSON.
+In: a registry. Out: text, or JSON.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmforge.track.versions import Registry
-
-
-def runs_table(folder: str, as_json: bool) -> str:
-    """All runs below a folder, newest first."""
-    from llmforge.run.ledger import list_runs
-
-    found = []
-    for run in list_runs(Path(folder)):
-        result = run.result() or {}
-        found.append(
-            {
-                "run": run.path.name,
-                "status": run.status().value,
-                "steps": result.get("steps"),
-                "train_loss": result.get("train_loss"),
-                "eval_perplexity": result.get("eval_perplexity"),
-                "exact_match": result.get("exact_match"),
-            }
-        )
-    if as_json:
-        return json.dumps(found, indent=2)
-    return _table(found) if found else f"no runs in {folder}; llmforge train makes one"
 
 
 def models_table(registry: Registry, name: str | None, as_json: bool) -> str:

@@ -87,7 +87,11 @@ def plan_of_a_trial(folder: Path) -> Plan | None:
 
 
 def settle(sweep: SweepView) -> None:
-    """Complete the records of trials whose worker is gone without having closed them."""
+    """Complete the records of trials whose worker is gone without having closed them.
+
+    Raises:
+        ConnectionError: MLflow does not take one of them.
+    """
     for trial in sweep.trials:
         run = RunFolder(trial.folder) if trial.folder else None
         if run is None or trial.status == Status.RUNNING.value or is_complete(run):
@@ -96,6 +100,8 @@ def settle(sweep: SweepView) -> None:
         tracker = registry.component("tracking", plan.settings["tracking"]["kind"]).load_builder()()
         tracker.start(plan, run)
         tracker.finish(run.status(), run.result())
+        if not is_complete(run):
+            raise ConnectionError(f"the record of {run.run_id} cannot be completed")
 
 
 def finished(sweep: SweepView) -> list[TrialView]:

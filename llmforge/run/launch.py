@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,13 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNINGS)
 time as SIGKILL, a batch system's warnings not counted."""
 
 
+Asked = Callable[[], int | None]
+"""Whether somebody else than a signal wants the run to stop: SIGTERM, SIGKILL, or None."""
+
+_ASKING = 0.5
+"""Seconds between two such questions."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of a run."""
@@ -54,7 +61,13 @@ class Outcome:
     """It was finished before; nothing was started."""
 
 
-def run_plan(plan: Plan, stage: str = "train", quiet: bool = False, preview: int = 0) -> Outcome:
+def run_plan(
+    plan: Plan,
+    stage: str = "train",
+    quiet: bool = False,
+    preview: int = 0,
+    asked: Asked | None = None,
+) -> Outcome:
     """Run one stage of a plan, or answer from its folder when it was trained before.
 
     Args:
@@ -63,6 +76,7 @@ def run_plan(plan: Plan, stage: str = "train", quiet: bool = False, preview: int
             finished run again. The latter two leave the run's status as it is.
         quiet: nothing on the terminal; the log is written all the same.
         preview: samples to show after `prepare`.
+        asked: asked now and then while the worker runs; what it says is passed on like a signal.
     """
     run = RunFolder(plan.run_folder)
     if stage == "evaluate" and not run.manifest.is_file():
@@ -74,7 +88,7 @@ def run_plan(plan: Plan, stage: str = "train", quiet: bool = False, preview: int
             if stage == "train" and run.status() is Status.FINISHED and run.result():
                 return _answer(plan, run, quiet)
             more = {PREVIEW: str(preview)}
-            return _work(plan, RunFolder.create(plan), stage, quiet, handle, more)
+            return _work(plan, RunFolder.create(plan), stage, quiet, handle, more, asked)
     except RunBusy:
         return Outcome(run.status(), 1, run.path, diagnostic=_busy(plan, run))
 
@@ -124,7 +138,13 @@ def _answer(plan: Plan, run: RunFolder, quiet: bool) -> Outcome:
 
 
 def _work(
-    plan: Plan, run: RunFolder, stage: str, quiet: bool, lock: int, more: Mapping[str, str]
+    plan: Plan,
+    run: RunFolder,
+    stage: str,
+    quiet: bool,
+    lock: int,
+    more: Mapping[str, str],
+    asked: Asked | None = None,
 ) -> Outcome:
     if stage == "train" and run.status() is Status.PRUNED:
         pruning.forget(run)  # a sweep asks for none of these, so somebody wants this one whole
@@ -147,12 +167,12 @@ def _work(
         pass_fds=(lock,),
     )
     with _forwarding(worker) as forwarded:
-        code = worker.wait()
+        code = _waited(worker, forwarded, asked)
     _end_group(worker.pid)
     if code and not quiet and sys.stderr.isatty():
         print("\x1b[?25h", end="", file=sys.stderr)  # a killed progress bar had hidden the cursor
-    asked = signal.Signals(forwarded[0]).name if forwarded else None
-    ending = Ending(code, bool(forwarded), oom_kills() > kills, asked)
+    by = signal.Signals(forwarded[0]).name if forwarded else None
+    ending = Ending(code, bool(forwarded), oom_kills() > kills, by)
     exit_code, diagnostic = (settle if stage == "train" else verdict)(run, ending)
     if not is_complete(run) and not _warned(run):
         complete(run, environment)
@@ -211,6 +231,22 @@ def _forwarding(worker: subprocess.Popen[bytes]) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _waited(worker: subprocess.Popen[bytes], came: list[int], asked: Asked | None) -> int:
+    """The worker's exit code; `came` gets what `asked` says, as if a signal had come."""
+    if asked is None:
+        return worker.wait()
+    while True:
+        try:
+            return worker.wait(_ASKING)
+        except subprocess.TimeoutExpired:
+            number = asked()
+        if number is not None and worker.poll() is None and (
+            not came or number == signal.SIGKILL
+        ):
+            came.append(number)
+            os.killpg(worker.pid, number)
 
 
 def _end_group(group: int) -> None:

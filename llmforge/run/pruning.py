@@ -32,7 +32,7 @@ PATIENCE_SECONDS = 40.0
 the lock that a killed process left on a journal."""
 
 
-class RunPruned(Exception):  # noqa: N818 - no error: the sweep has decided
+class RunPruned(Exception):
     """The run is not worth going on with; its state is saved."""
 
 

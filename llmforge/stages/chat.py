@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from llmforge.diagnostics import ConfigRefused, did_you_mean
+from llmforge.stages.stops import printable
 from llmforge.stages.talk import Talk, TurnTooLong
 
 HELP = """\
@@ -113,7 +114,7 @@ class Chat:
         self._keep_log()
 
     def _stream(self, piece: str) -> None:
-        self._out.write(piece)
+        self._out.write(printable(piece) if self.terminal else piece)
         self._out.flush()
 
     # -- commands ------------------------------------------------------------------------------

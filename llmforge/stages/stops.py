@@ -8,6 +8,7 @@ Tokens that end an answer (the end of turn) are `build/templates.py`'s business.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,15 @@ def cut_at(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """The text before the stop string that comes first, and whether there was one."""
     places = [at for stop in stops if (at := text.find(stop)) >= 0]
     return (text[: min(places)], True) if places else (text, False)
+
+
+def printable(text: str) -> str:
+    """The text without control characters: a model may have learnt what moves a terminal's cursor,
+    or sets its title."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class StopTexts(StoppingCriteria):  # type: ignore[misc]

@@ -10,7 +10,7 @@ Objects are built in `build/`, signals and statuses are `run/`'s.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -31,6 +31,7 @@ from llmforge.track.protocol import Tracker
 
 if TYPE_CHECKING:
     from llmforge.build.early_stopping import Stalled
+    from llmforge.build.pruning import PruningCallback
 
 
 def is_main() -> bool:
@@ -146,8 +147,7 @@ def train(
         take_steps(trainer, checkpoint)
         if trainer.state.global_step < trainer.args.max_steps:
             stop.check()
-        if pruned := next((callback.found for callback in pruning if callback.found), None):
-            raise RunPruned(pruned)
+        leave_if_pruned(pruning)
         hooks.call("after_train")
         ended = next((callback.found for callback in stopping if callback.found), None)
         if ended is not None:
@@ -300,6 +300,13 @@ def take_steps(trainer: Any, checkpoint: Checkpoint | None) -> None:
         assert checkpoint is not None  # noqa: S101 - a fresh run has no evaluations to judge
         trainer.is_in_train = False
         restore(trainer, checkpoint.path)
+
+
+def leave_if_pruned(callbacks: Iterable[PruningCallback]) -> None:
+    """Raises `RunPruned` where the run's sweep has ended it; the loop has saved its state."""
+    for callback in callbacks:
+        if callback.found is not None:
+            raise RunPruned(callback.found)
 
 
 def best_of(trainer: Any) -> dict[str, Any] | None:

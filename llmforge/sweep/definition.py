@@ -42,6 +42,8 @@ class Definition:
     config_dirs: tuple[str, ...]
     evaluations: int | None = None
     """Evaluations during a trial, where that is known."""
+    runs: str = "runs"
+    """Where the base's runs lie when they are no trials."""
     typed: tuple[str, ...] = ()
     """The overrides as they were given: for whoever wants the same sweep again."""
 
@@ -62,7 +64,7 @@ class Definition:
 
     def digest(self) -> str:
         """SHA-256 of what makes two sweeps the same: what is fixed, varied and sought."""
-        return _digest_of(self.fixed, self.dimensions, self.objectives)
+        return _digest_of(self.fixed, self.dimensions, self.objectives, self.is_search)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, as `sweep.json` keeps it."""
@@ -114,7 +116,9 @@ def define(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> 
     name = spec.name
     if name == "auto":
         label = str(draft.values.get("name", "sweep"))
-        name = f"{label}-{_digest_of(fixed, space.dimensions, objectives)[:10]}"
+        is_search = isinstance(spec, SearchSweep)
+        digest = _digest_of(fixed, space.dimensions, objectives, is_search)
+        name = f"{label}-{digest[:10]}"
     return Definition(
         spec,
         name,
@@ -124,6 +128,7 @@ def define(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> 
         objectives,
         tuple(str(folder) for folder in config_dirs),
         evaluations_of(context),
+        str((draft.values.get("paths") or {}).get("runs", "runs")),
         tuple(overrides),
     )
 
@@ -162,8 +167,18 @@ def _is_about_sweep(text: str) -> bool:
 
 
 def _digest_of(
-    fixed: Sequence[str], dimensions: Sequence[Dimension], objectives: Sequence[Objective]
+    fixed: Sequence[str],
+    dimensions: Sequence[Dimension],
+    objectives: Sequence[Objective],
+    is_search: bool,
 ) -> str:
+    """A grid may get more values, a search other ends of its intervals; both stay what they are.
+
+    A search over other choices is another one: its study could not hold them.
+    """
+    keys: list[Any] = [one.key for one in dimensions]
+    if is_search:
+        keys = [[one.key, one.kind, *one.values, *sorted(one.tags)] for one in dimensions]
     sought = [text for one in objectives for text in (one.name, one.direction)]
-    parts = [list(fixed), [one.key for one in dimensions], *sought]
+    parts = [list(fixed), keys, *sought]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

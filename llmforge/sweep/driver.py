@@ -2,6 +2,7 @@
 
 In: a definition, its points, and `launch`, which takes the overrides of some jobs and comes back
 when they are done (a Hydra launcher's `launch`). Out: `Swept`: every point with what came of it.
+Which job a launcher runs, and with what share of the machine, is told by overrides (`jobs.py`).
 
 The driver keeps nothing in memory that the run folders do not say: killed and started again, it
 looks at the folders and goes on. It never raises for a trial.
@@ -9,28 +10,27 @@ looks at the folders and goes on. It never raises for a trial.
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from llmforge.diagnostics import Diagnostic
+from llmforge import render
+from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.plan import Plan
-from llmforge.run.folder import RunFolder
+from llmforge.run.folder import RunBusy, RunFolder
 from llmforge.run.status import Status
 from llmforge.sweep.definition import Definition
 from llmforge.sweep.folder import SweepFolder
+from llmforge.sweep.jobs import Launch, job_override
 from llmforge.sweep.ledger import Ledger, ledger_of_grid
 from llmforge.sweep.preflight import Point, State, plan_of
 from llmforge.sweep.recorder import recorded
+from llmforge.sweep.stopping import Asked, asked_to_stop
 from llmforge.sweep.trial import Trial, trial_of
 
-JOB = "sweep_trial"
-"""Key of the override that tells a job its run folder."""
-
-Launch = Callable[[list[list[str]], int], Sequence[Any]]
-"""Overrides of each job and the number of the first one -> when all of them are done."""
+_LEFT_BEHIND = 60.0
+"""Seconds in which a trial whose job died saves and ends."""
 
 
 @dataclass
@@ -45,6 +45,8 @@ class Swept:
     """Why trials were left out."""
     warnings: list[Diagnostic] = field(default_factory=list)
     """What did not stop the sweep."""
+    interrupted: bool = False
+    """Somebody asked it, or one of its trials, to stop."""
 
     @property
     def best(self) -> Trial | None:
@@ -79,7 +81,9 @@ class Swept:
     @property
     def exit_code(self) -> int:
         """0 when every point that can work has a result or was pruned, 2 when the sweep was stopped
-        before any was run, 1 otherwise."""
+        before any was run, 130 when it was interrupted, 1 otherwise."""
+        if self.interrupted:
+            return 130
         if self.stopped is not None:
             return 1 if self.trials else 2
         wanted = {p.run_id for p in self.points if p.run_id}
@@ -114,6 +118,8 @@ def drive(
     with folder.lock():
         folder.claim(definition)
         folder.write_points([point.to_dict() for point in points])
+        for point in points:
+            link_finished(folder, point)
         swept = Swept(definition, points, _known(points, folder))
         with recorded(folder.path, swept.warnings) as recorder:
             running = Running(
@@ -124,6 +130,7 @@ def drive(
             for batch in _batches((point for point in points if point.runs), at_once):
                 if not running.run(batch):
                     break
+            recorder.interrupted = swept.interrupted
     return swept
 
 
@@ -150,7 +157,7 @@ class Running:
             run = RunFolder.create(plan)
             self.ledger.begin(point, run)
             ready.append(run.path)
-        self.launch([[job_override(path)] for path in ready], self.started)
+        failed = self._launched(ready)
         self.started += len(batch)
         found = [trial_of(path) for path in ready]
         for trial in found:
@@ -161,8 +168,74 @@ class Running:
             self.folder.stop(self.swept.stopped.to_dict())
         for trial in found:
             self.ledger.end(trial)
-        interrupted = any(trial.status == Status.INTERRUPTED.value for trial in found)
-        return self.swept.stopped is None and not interrupted
+        if failed is None and any(t.status == Status.INTERRUPTED.value for t in found):
+            self.swept.interrupted = True
+        return self.swept.stopped is None and not self.swept.interrupted
+
+    def _launched(self, ready: Sequence[Path]) -> Diagnostic | None:
+        """Hand jobs to the launcher; LF732 when it, and not a trial, failed.
+
+        What came of the trials stands in their folders either way; a launcher that did not even
+        start one would not start the next, and stops the sweep.
+        """
+        for path in ready:
+            _tell_held(RunFolder(path))
+        asked = Asked(self.folder)
+        try:
+            with asked_to_stop(asked):
+                self.launch([[job_override(path)] for path in ready], self.started)
+        except Exception as error:  # launchers raise whatever their libraries do
+            found = _launcher_failed(error)
+        else:
+            found = None
+        self.swept.interrupted = self.swept.interrupted or asked.by is not None
+        if found is None or self.swept.interrupted:
+            return found
+        for path in ready:
+            _wait_for(RunFolder(path))
+        if any(RunFolder(path).status() is Status.CREATED for path in ready):
+            self.swept.stopped = found
+        else:
+            self.swept.warnings.append(replace(found, severity=Severity.WARNING))
+        return found
+
+
+def _tell_held(run: RunFolder) -> None:
+    """A job of an earlier driver may still be at work."""
+    record = run.record()
+    if record.status is Status.RUNNING:
+        who = f"process {record.pid}" if record.pid else "another process"
+        render.emit(f"{run.run_id} is still worked on by {who}: waiting for it")
+
+
+def _wait_for(run: RunFolder) -> None:
+    """Until the worker of a job that died has saved and ended."""
+    try:
+        with run.lock(_LEFT_BEHIND):
+            return
+    except RunBusy:
+        return  # its status says RUNNING, and the next driver waits for it
+
+
+def _launcher_failed(error: Exception) -> Diagnostic:
+    said = " ".join(str(error).split())[:300]
+    return Diagnostic(
+        "LF732",
+        f"the launcher failed: {type(error).__name__}: {said}",
+        key="hydra/launcher",
+        notes=("trials keep what they have; the same command goes on with what is missing",),
+        hint="hydra/launcher=basic",
+    )
+
+
+def link_finished(folder: SweepFolder, point: Point) -> None:
+    """A point that was finished as a run of its own is answered from there: its place in the
+    sweep's folder is a link to that run."""
+    if point.place is None or point.run_id is None:
+        return
+    target = folder.path / point.run_id
+    if not target.exists():
+        target.symlink_to(os.path.relpath(point.place, folder.path), target_is_directory=True)
 
 
 def _plans(swept: Swept, batch: Sequence[Point]) -> list[tuple[Point, Plan]]:
@@ -207,23 +280,6 @@ class EqualFailures:
             ),
             hint=f"llmforge explain {trial.code}" if trial.code else None,
         )
-
-
-def job_override(folder: Path) -> str:
-    """The override that tells a job its run folder, whatever characters the path has."""
-    text = folder.as_posix()
-    # in the grammar a backslash counts only before a quote, or before the end of the text
-    text = re.sub(r"(\\*)(?='|$)", r"\1\1", text).replace("'", "\\'")
-    return f"+{JOB}='{text.replace('${', chr(92) + '${')}'"
-
-
-def trial_folder(overrides: Sequence[str]) -> Path | None:
-    """The run folder that a job's overrides name; None for a job that is no trial."""
-    from llmforge.compose.sweeps import value_of
-
-    prefix = f"+{JOB}="
-    named = [text for text in overrides if text.startswith(prefix)]
-    return Path(str(value_of(named[0]))) if named else None
 
 
 def _known(points: Iterable[Point], folder: SweepFolder) -> dict[str, Trial]:

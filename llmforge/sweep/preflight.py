@@ -68,6 +68,8 @@ class Point:
     """What would mend them, as far as it can be said."""
     memory: int | None = None
     """Bytes on one device at the worst moment."""
+    place: str | None = None
+    """Folder of the run, where it was finished outside the sweep."""
     steps: int | None = None
     tokens: int | None = None
     """Tokens that training sees at most."""
@@ -136,17 +138,34 @@ def look(definition: Definition, number: int, values: dict[str, str], checked: C
         )
     plan = freeze(checked.context, checked.origins, checked.diagnostics, overrides)
     estimate = plan.estimate
+    state, place = _before(definition, plan)
     return Point(
         number,
         values,
         overrides,
-        state_of(plan.run_folder),
+        state,
         plan.run_id,
         plan.fingerprint,
         memory=_worst(estimate.get("memory")),
+        place=place,
         steps=estimate.get("steps"),
         tokens=estimate.get("tokens_at_most"),
     )
+
+
+def _before(definition: Definition, plan: Plan) -> tuple[State, str | None]:
+    """What became of a point, and where its run lies if not in the sweep's folder: the same run may
+    have been finished by itself."""
+    inside = state_of(plan.run_folder)
+    alone = Path(definition.runs) / plan.run_id
+    if not plan.run_folder.is_symlink():
+        if inside is not State.NEW or state_of(alone) is not State.FINISHED:
+            return inside, None
+    elif inside is not State.FINISHED:
+        return inside, None
+    else:
+        alone = plan.run_folder.resolve()
+    return State.FINISHED, alone.absolute().as_posix()
 
 
 def state_of(folder: str | Path) -> State:

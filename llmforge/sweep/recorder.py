@@ -46,6 +46,8 @@ class Recorder:
         self._process: subprocess.Popen[bytes] | None = None
         self._began = 0.0
         self._next = 0.0
+        self.interrupted = False
+        """Somebody asked the sweep to stop."""
 
     def news(self) -> None:
         """Something changed; returns at once. Does nothing while no trial has a folder."""
@@ -160,6 +162,6 @@ def recorded(folder: Path, found: list[Diagnostic]) -> Iterator[Recorder]:
     except BaseException:
         recorder.end(INTERRUPTED)
         raise
-    trouble = recorder.end()
+    trouble = recorder.end(INTERRUPTED if recorder.interrupted else FINISHED)
     if trouble is not None:
         found.append(trouble)

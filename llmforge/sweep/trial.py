@@ -3,12 +3,14 @@
 In: a run folder with a plan in it. Out: what came of it, small enough to be sent back. The trial is
 a run like any other (`run/launch.py`): a worker process of its own, so that whatever ends it ends
 nothing else. A launcher may have queued trials long before; one that starts after its sweep was
-stopped does nothing.
+stopped does nothing, and one that an earlier driver's job still works on is waited for.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,14 @@ from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
 from llmforge.run.launch import Outcome, run_plan
 from llmforge.run.status import Status
+from llmforge.sweep import stopping
+from llmforge.sweep.sharing import share
+
+HELD = "LF808"
+"""The run folder is held by another process."""
+
+_PAUSE = 1.0
+"""Seconds between two looks at a folder that is held."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +64,29 @@ class Trial:
         return self.status == Status.FAILED.value
 
 
-def run_trial(folder: str | Path, quiet: bool = True) -> Trial:
-    """Run the plan of a trial's folder, or answer from it."""
+def run_trial(folder: str | Path, place: int = 0, places: int = 1, quiet: bool = True) -> Trial:
+    """Run the plan of a trial's folder, or answer from it.
+
+    A driver that was killed may have left a job behind that works on the folder: until it is done,
+    or saved and ended, which is seconds where the job went down with its driver, it is waited for.
+
+    Args:
+        folder: of the run, with `plan.json` in it.
+        place: of the trial among those that run on this machine at once, from 0.
+        places: how many those are.
+        quiet: nothing on the terminal.
+    """
     run = RunFolder.open(folder)
-    if (run.path.parent / "stopped.json").is_file() or run.status() is Status.PRUNED:
-        return trial_of(run.path)
-    outcome = run_plan(Plan.load(run.plan_file), quiet=quiet)
-    return _told(run.path, outcome)
+    sweep = run.path.parent
+    while True:
+        if stopping.stopped(sweep) is not None or run.status() is Status.PRUNED:
+            return trial_of(run.path)
+        plan = Plan.load(run.plan_file)
+        with share(plan, place, places):
+            outcome = run_plan(plan, quiet=quiet, asked=partial(stopping.wish, sweep))
+        if outcome.diagnostic is None or outcome.diagnostic.code != HELD:
+            return _told(run.path, outcome)
+        time.sleep(_PAUSE)
 
 
 def trial_of(folder: str | Path) -> Trial:

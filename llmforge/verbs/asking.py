@@ -94,11 +94,12 @@ def _answer_one(
     from dataclasses import asdict
 
     from llmforge.stages.generate import answer_whole
+    from llmforge.stages.stops import printable
 
     live = sys.stdout.isatty() and not parsed.json and settings["num_beams"] == 1
 
     def stream(piece: str) -> None:
-        print(piece, end="", flush=True)
+        print(printable(piece), end="", flush=True)
 
     try:
         found = answer_whole(model, tokenizer, prompt, settings, stream if live else None)
@@ -110,7 +111,7 @@ def _answer_one(
         del row["text"]
         print(json.dumps(row, ensure_ascii=False, indent=2))
     else:
-        print("" if live else found.text)
+        print("" if live else printable(found.text) if sys.stdout.isatty() else found.text)
     return EXIT_DONE
 
 

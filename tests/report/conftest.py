@@ -127,3 +127,9 @@ def poisoned(planted: SweepFolder) -> Callable[[str], SweepFolder]:
         return planted
 
     return make
+
+
+@pytest.fixture
+def tiny_overrides() -> tuple[str, ...]:
+    """The settings of a run of seconds."""
+    return TINY

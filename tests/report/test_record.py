@@ -127,8 +127,10 @@ def test_a_resumed_sweep_is_one_run_with_each_point_once(tracked: SweepFolder) -
     assert read_state(tracked.path)["run_id"] == before
     series = client_of(tracked).get_metric_history(before, "best_so_far.eval_loss")
     assert [one.value for one in series] == [pytest.approx(3.1), pytest.approx(3.1), 2.5]
-    experiment = parent_of(tracked).info.experiment_id
-    assert len(client_of(tracked).search_runs([experiment])) == 1
+    everything = client_of(tracked).search_runs([parent_of(tracked).info.experiment_id])
+    above = [one for one in everything if "mlflow.parentRunId" not in one.data.tags]
+    assert [one.info.run_id for one in above] == [before]
+    assert len(everything) == 4
 
 
 @pytest.mark.parametrize("how", ["interrupted", "stopped", "killed"])
@@ -160,8 +162,13 @@ def test_without_tracking_there_is_the_page_alone(planted: SweepFolder) -> None:
 
 def test_the_driver_records_in_another_process(tracked: SweepFolder) -> None:
     trouble: list[Any] = []
+
+    def launch(jobs: list[list[str]], first: int) -> list[None]:
+        assert (jobs, first) == ([["job"]], 0)
+        return [None]
+
     with recorded(tracked.path, trouble) as recorder:
-        recorder.before(lambda jobs, first: [])([["job"]], 0)
+        assert recorder.before(launch)([["job"]], 0) == [None]
 
     assert trouble == []
     assert parent_of(tracked).info.status == "FINISHED"

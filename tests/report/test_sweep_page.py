@@ -28,7 +28,7 @@ class Outline(HTMLParser):
         self._quiet = tag in ("script", "style")
 
     def handle_endtag(self, tag):
-        self._quiet = False
+        self._quiet = self._quiet and tag not in ("script", "style")
 
     def handle_data(self, data):
         if not self._quiet:
@@ -50,7 +50,7 @@ def test_the_folder_is_read(planted):
     assert sweep.best is sweep.trials[0]
     assert [one.figures["eval_loss"] for one in sweep.ranked] == [3.1, pytest.approx(3.3)]
     assert sweep.keys == ("lora", "optimizer.lr", "collator.max_length")
-    with pytest.raises(FileNotFoundError, match="no sweep.json"):
+    with pytest.raises(FileNotFoundError, match=r"no sweep\.json"):
         SweepView.read(planted.path.parent)
 
 

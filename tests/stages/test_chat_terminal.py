@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,22 +28,27 @@ class Terminal:
         if self.pid == 0:
             os.chdir(folder)
             os.execv(command[0], command)  # noqa: S606 - the command is this test's own
-        self.seen = ""
+        self.seen, self._at = "", 0
 
-    def until(self, text: str, seconds: float = 120.0) -> None:
+    def until(self, text: str, seconds: float = 60.0) -> None:
         """Read until the text appears behind what was awaited before."""
-        begin, deadline = len(self.seen), time.monotonic() + seconds
-        while text not in self.seen[begin:]:
-            assert time.monotonic() < deadline, f"no {text!r} in {self.seen[begin:]!r}"
+        deadline = time.monotonic() + seconds
+        while text not in self.seen[self._at :]:
+            assert time.monotonic() < deadline, f"no {text!r} in {self.seen[self._at :]!r}"
             if select.select([self._handle], [], [], 0.2)[0]:
                 self.seen += os.read(self._handle, 4096).decode(errors="replace")
+        self._at = self.seen.index(text, self._at) + len(text)
 
     def type(self, text: str) -> None:
         os.write(self._handle, text.encode())
 
     def end(self) -> int:
-        os.close(self._handle)
+        """Exit code of a process that ends by itself."""
+        with suppress(OSError):  # how Linux says that the other side is closed
+            while os.read(self._handle, 4096):
+                pass
         _, status = os.waitpid(self.pid, 0)
+        os.close(self._handle)
         return os.waitstatus_to_exitcode(status)
 
 
@@ -74,10 +80,10 @@ def test_a_talk_in_a_terminal(model: Path, tmp_path: Path) -> None:
         terminal.until("you> ")
         terminal.type("\x04")
         terminal.until("the talk is in talk.jsonl")
-        assert terminal.end() == 0
     except BaseException:
         os.kill(terminal.pid, signal.SIGKILL)
         raise
+    assert terminal.end() == 0
     assert '"content": "Hello"' in (tmp_path / "talk.jsonl").read_text()
 
 

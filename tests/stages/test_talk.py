@@ -16,7 +16,7 @@ from llmforge.stages.answer_file import PromptsUnusable, answer_file, read_promp
 from llmforge.stages.chat import Chat
 from llmforge.stages.generate import complete, generate, is_greedy, prompt_ids
 from llmforge.stages.prepare import prepare
-from llmforge.stages.stops import Stream, cut_at
+from llmforge.stages.stops import Stream, cut_at, printable
 from llmforge.stages.talk import Talk, TurnTooLong
 
 
@@ -122,6 +122,10 @@ def test_a_stop_string_is_never_shown(talk: Talk) -> None:
         stream.on_finalized_text(piece)
     stream.on_finalized_text("", stream_end=True)
     assert "".join(heard) == "yes\nUsed"
+
+
+def test_a_model_does_not_drive_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\tc\nd\x9b") == "a\ufffd[2Jb\tc\nd\ufffd"
 
 
 def test_generation_ends_at_a_stop_string(talk: Talk) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmforge.diagnostics import ConfigRefused
-from llmforge.sweep.definition import define, direction_of
+from llmforge.sweep.definition import define
 
 
 def codes(refused: ConfigRefused) -> list[str]:
@@ -98,7 +98,9 @@ def test_what_is_no_sweep_is_refused(work, overrides, code):
     assert code in codes(refused.value)
 
 
-def test_directions():
-    assert direction_of("eval_loss") == "minimize"
-    assert direction_of("eval_held_perplexity") == "minimize"
-    assert direction_of("exact_match") == "maximize"
+@pytest.mark.parametrize(
+    ("objective", "direction"),
+    [("eval_loss", "minimize"), ("eval_perplexity", "minimize"), ("exact_match", "maximize")],
+)
+def test_directions(work, objective, direction):
+    assert define(["seed=1,2", f"sweep.objective={objective}"]).direction == direction

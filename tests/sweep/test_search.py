@@ -1,4 +1,4 @@
-"""Searches: what is proposed, what is told, and what a driver finds that comes after a killed one."""
+"""Searches: what is proposed, what is told, and how a driver goes on after a killed one."""
 
 from __future__ import annotations
 
@@ -212,10 +212,11 @@ def test_a_small_space_ends_before_its_budget(work):
 
 
 def test_proposals_that_are_one_run_are_run_once(work):
-    # the name of a run is part of no fingerprint
+    # how often losses are logged is part of no fingerprint
     launcher = Launcher()
-    found = searched(launcher, "name=demo", "tracking.experiment=a,b,c", "seed=1,2", "tracking=mlflow",
-                     "sweep.trials=6", "sweep.sampler=grid")  # fmt: skip
+    found = searched(
+        launcher, "trainer.log_every=1,2,3", "seed=1,2", "sweep.trials=6", "sweep.sampler=grid"
+    )
 
     told = study_of(found).trials
     assert len(set(launcher.started)) == len(launcher.started) == 2
@@ -227,7 +228,9 @@ def test_failed_trials_are_told_and_cost_one(work):
     def figures(settings: dict[str, Any]) -> dict[str, float] | Status:
         return Status.FAILED if settings["optimizer"]["lr"] > BEST_LR else loss(settings)
 
-    found = searched(Launcher(figures), LR, "sweep.trials=6", "sweep.sampler=random")
+    found = searched(
+        Launcher(figures), LR, "sweep.trials=6", "sweep.sampler=random", "sweep.equal_failures=9"
+    )
 
     states = [trial.state.name for trial in study_of(found).trials]
     assert len(states) == 6
@@ -337,12 +340,14 @@ def test_a_locked_database_is_told(work):
 
 
 def test_ends_of_an_interval_may_move_and_choices_may_not(work):
-    searched(Launcher(), LR, "seed=1,2", "sweep.trials=2")
+    first = searched(Launcher(), LR, "seed=1,2", "sweep.trials=2", "sweep.name=s")
     wider = LR.replace("1e-2", "2e-2")
-    assert len(searched(Launcher(), wider, "seed=1,2", "sweep.trials=3").trials) == 3
+    found = searched(Launcher(), wider, "seed=1,2", "sweep.trials=3", "sweep.name=s")
+    assert len(found.trials) == 3
+    assert found.definition.folder == first.definition.folder
 
     with pytest.raises(ConfigRefused) as refused:
-        searched(Launcher(), LR, "seed=1,2,3", "sweep.trials=3")
+        searched(Launcher(), LR, "seed=1,2,3", "sweep.trials=3", "sweep.name=s")
     (told,) = refused.value.diagnostics
     assert told.code == "LF727"
     assert told.notes == ("`seed`: 1,2 there, 1,2,3 here",)

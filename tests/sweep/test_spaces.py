@@ -56,7 +56,7 @@ def test_what_kind_of_number_a_key_is_decides(work):
             "optimizer.lr=1e-4,fast,2e-4",
             "LF720",
             "`optimizer.lr` cannot be fast",
-            "optimizer.lr=1e-4,2e-4",
+            "optimizer.lr=0.0001,0.0002",
         ),
         (
             "optimizer.lr=tag(log,interval(0,1e-2))",
@@ -110,7 +110,9 @@ def test_a_combination_that_a_rule_refuses_is_left_to_the_search(work):
 
 
 def test_the_size_of_a_space(work):
-    found = survey(define(["sweep=search", "hardware=cpu", "seed=interval(1,5)", "lora=none,small"]))
+    found = survey(
+        define(["sweep=search", "hardware=cpu", "seed=interval(1,5)", "lora=none,small"])
+    )
     assert found.size == 10
 
 
