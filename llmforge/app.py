@@ -11,19 +11,49 @@ import os
 import sys
 from collections.abc import Sequence
 
+from llmforge.diagnostics import ConfigRefused, Diagnostic
+
 _EXIT = {"worst": 0}
 
 _MULTIRUN = ("-m", "--multirun")
 
+_DRY = "--dry-run"
+
+_NO_MULTIRUN = frozenset(
+    ("-c", "--cfg", "-i", "--info", "-r", "--run", "-sc", "--shell-completion")
+)
+"""Flags of Hydra that look at one composition."""
+
 
 def hydra_train(args: Sequence[str]) -> int:
-    """`llmforge train` with a Hydra flag among its arguments."""
+    """`llmforge train` with a Hydra flag among its arguments.
+
+    Raises:
+        ConfigRefused: the sweep cannot work; LF733, its flags contradict each other.
+    """
+    from llmforge.sweep.session import OWN_SWEEPER
+
     dirs, rest = _config_dirs(args)
     words = [word for word in rest if word not in _MULTIRUN]
-    own_sweeper = any(word.startswith("hydra/sweeper=") for word in words)
-    if len(words) < len(rest) and not own_sweeper and not any(w.startswith("-") for w in words):
-        return sweep(words, dirs)
-    return _hydra(rest, dirs)
+    if len(words) == len(rest):
+        return _hydra(rest, dirs)
+    flags = [word for word in words if word.startswith("-") and word != _DRY]
+    clash = next((word for word in flags if word.partition("=")[0] in _NO_MULTIRUN), None)
+    if clash is not None:
+        raise ConfigRefused([_contradicts(clash)])
+    other_sweeper = any(word.startswith("hydra/sweeper=") and word != OWN_SWEEPER for word in words)
+    if other_sweeper or flags:
+        return _hydra(rest, dirs)
+    return sweep([word for word in words if word != _DRY], dirs, _DRY in words)
+
+
+def _contradicts(flag: str) -> Diagnostic:
+    return Diagnostic(
+        "LF733",
+        f"`{flag}` shows one composition, and `-m` asks for several runs",
+        notes=("leave out -m, and give each key one value, to see the composition",),
+        hint="llmforge sweep ... --dry-run",
+    )
 
 
 def sweep(overrides: Sequence[str], dirs: Sequence[str], dry: bool = False) -> int:
@@ -68,17 +98,16 @@ def _hydra(args: Sequence[str], dirs: Sequence[str]) -> int:
 
 def _job(overrides: list[str], dirs: list[str]) -> object:
     """One job of Hydra: a trial of a sweep, or a run of its own."""
-    from llmforge.sweep.driver import trial_folder
+    from llmforge.sweep.jobs import place_of, trial_folder
     from llmforge.sweep.trial import run_trial
 
     folder = trial_folder(overrides)
-    return _run(overrides, dirs) if folder is None else run_trial(folder)
+    return _run(overrides, dirs) if folder is None else run_trial(folder, *place_of(overrides))
 
 
 def _run(overrides: list[str], dirs: list[str]) -> int:
     from llmforge import render
     from llmforge.compiler.passes import compile_plan
-    from llmforge.diagnostics import ConfigRefused
 
     try:
         outcome = compile_plan(overrides, dirs).run()
@@ -115,7 +144,7 @@ def complete(args: Sequence[str]) -> int:
     """
     line = os.environ.get("COMP_LINE")
     if line is not None:
-        for verb in ("train", "plan", "check"):
+        for verb in ("train", "sweep", "plan", "check"):
             if f" {verb} " in line:
                 shorter = line.replace(f" {verb} ", " ", 1)
                 point = int(os.environ.get("COMP_POINT", len(line)))

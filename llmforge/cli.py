@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llmforge.verbs import (
     EXIT_DONE,
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[:1] == ["train"] and _HYDRA_FLAGS.intersection(a.partition("=")[0] for a in args):
         from llmforge.app import hydra_train
 
-        return hydra_train(args[1:])
+        return _guarded(lambda: hydra_train(args[1:]))
     parsed, rest = _parser().parse_known_args(args)
     if parsed.verb is None:
         _parser().print_help()
@@ -64,17 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         parsed.overrides = [*parsed.overrides, *rest]
     elif rest:
         _parser().error(f"unexpected argument {rest[0]}")
-    return _guarded(parsed)
-
-
-def _guarded(parsed: argparse.Namespace) -> int:
     run: Run = parsed.run
+    return _guarded(lambda: run(parsed), getattr(parsed, "format", "text"))
+
+
+def _guarded(run: Callable[[], int], form: str = "text") -> int:
     from llmforge.diagnostics import ConfigRefused
 
     try:
-        return run(parsed)
+        return run()
     except ConfigRefused as refusal:
-        tell(refusal.diagnostics, getattr(parsed, "format", "text"))
+        tell(refusal.diagnostics, form)
         return EXIT_REFUSED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -1,7 +1,7 @@
 """A step that must not be taken: refused on all processes, with the rows that spoiled it.
 
-In: losses and gradient norm of an optimizer step, its micro batches. Out: `FiniteSteps`, the part of
-a trainer that raises `NonFiniteLoss` before the step is taken. When it asks is `trainer.py`'s
+In: losses and gradient norm of an optimizer step, its micro batches. Out: `FiniteSteps`, the part
+of a trainer that raises `NonFiniteLoss` before the step is taken. When it asks is `trainer.py`'s
 affair, what it finds out `culprits.py`'s.
 """
 

@@ -242,9 +242,7 @@ def _waited(worker: subprocess.Popen[bytes], came: list[int], asked: Asked | Non
             return worker.wait(_ASKING)
         except subprocess.TimeoutExpired:
             number = asked()
-        if number is not None and worker.poll() is None and (
-            not came or number == signal.SIGKILL
-        ):
+        if number is not None and worker.poll() is None and (not came or number == signal.SIGKILL):
             came.append(number)
             os.killpg(worker.pid, number)
 

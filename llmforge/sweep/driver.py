@@ -154,6 +154,9 @@ class Running:
         """
         ready = []
         for point, plan in _plans(self.swept, batch):
+            place = self.folder.path / plan.run_id
+            if place.is_symlink() and not place.exists():
+                place.unlink()  # the run that it was a link to is gone
             run = RunFolder.create(plan)
             self.ledger.begin(point, run)
             ready.append(run.path)

@@ -17,8 +17,9 @@ from llmforge.compose.variants import Variants
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.schema.sweep import SearchSweep
 from llmforge.sweep.definition import Definition
-from llmforge.sweep.driver import EqualFailures, Launch, Running, Swept
+from llmforge.sweep.driver import EqualFailures, Running, Swept, link_finished
 from llmforge.sweep.folder import SweepFolder
+from llmforge.sweep.jobs import Launch
 from llmforge.sweep.ledger import SearchLedger
 from llmforge.sweep.preflight import Point, State, look, overrides_of, refusals, state_of
 from llmforge.sweep.recorder import recorded
@@ -63,6 +64,7 @@ def search(
             except ConfigRefused as trouble:  # the storage, or a point whose files changed
                 swept.stopped = next(d for d in trouble.diagnostics if d.is_error)
                 folder.stop(swept.stopped.to_dict())
+            recorder.interrupted = swept.interrupted
     return swept
 
 
@@ -143,6 +145,7 @@ class _Search:
             twin = next((p for p in self._swept.points if p.run_id == point.run_id), None)
             if twin is not None:
                 point = replace(point, state=State.DUPLICATE)
+            link_finished(self._running.folder, point)
             self._study.bind(number, point)
             self._swept.points.append(point)
             begun = twin is not None and twin.run_id not in self._swept.trials

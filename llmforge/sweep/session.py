@@ -8,7 +8,6 @@ the arguments Hydra gives.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -17,13 +16,17 @@ from typing import Any
 
 from llmforge import render
 from llmforge.diagnostics import ConfigRefused, Severity, refuse_on_error
-from llmforge.sweep import searching, table
+from llmforge.sweep import launchers, searching, table
 from llmforge.sweep.definition import Definition, define
-from llmforge.sweep.driver import Launch, Swept, drive
+from llmforge.sweep.driver import Swept, drive
+from llmforge.sweep.jobs import Launch
 from llmforge.sweep.preflight import Point, examine, grid, refusals
 from llmforge.sweep.search import search
 from llmforge.sweep.spaces import Surveyed
 from llmforge.sweep.trial import Trial
+
+OWN_SWEEPER = "hydra/sweeper=llmforge"
+QUIET = "hydra/hydra_logging=none"
 
 
 @dataclass
@@ -58,6 +61,7 @@ def run_sweep(
     Raises:
         ConfigRefused: the sweep itself cannot work.
     """
+    refuse_on_error(launchers.faults(overrides, config_dirs))
     session = _compiled(overrides, config_dirs)
     if dry and session.space is not None:
         return 0
@@ -65,7 +69,10 @@ def run_sweep(
         return 0 if any(point.runs or point.run_id for point in session.points) else 2
     token = _SESSION.set(session)
     try:
-        code = start(["hydra/sweeper=llmforge", *(o for o in overrides if is_hydras(o))])
+        # what is launched is told here, so Hydra's own lines on it are left out
+        own = [text for text in overrides if is_hydras(text)]
+        quiet = [] if any(text.startswith("hydra/hydra_logging") for text in own) else [QUIET]
+        code = start([OWN_SWEEPER, *quiet, *own])
     finally:
         _SESSION.reset(token)
     if session.swept is None:
@@ -83,26 +90,26 @@ def sweep_under_hydra(arguments: Sequence[str], launch: Launch, config: Any) -> 
         done += 1
         render.emit(table.trial_line(trial, definition.objective, done, session.to_run))
 
-    chosen = definition.spec.at_once
-    at_once = int(chosen if chosen != "auto" else side_by_side_of(config.hydra.launcher))
+    many = launchers.at_once(definition, session.points, config.hydra.launcher)
+    launch = launchers.placed(_checked(launch), config.hydra.launcher, many)
     if session.space is not None:
-        session.swept = search(definition, session.space, launch, at_once, tell)
+        session.swept = search(definition, session.space, launch, many, tell)
     else:
-        session.swept = drive(definition, session.points, launch, at_once, tell)
+        session.swept = drive(definition, session.points, launch, many, tell)
     return list(session.swept.trials.values())
 
 
-def side_by_side_of(launcher: Any) -> int:
-    """How many jobs a launcher runs at a time, as its own settings say."""
-    kind = str(launcher.get("_target_", "")).lower()
-    if "joblib" in kind:
-        jobs = int(launcher.get("n_jobs", 1) or 1)
-        return jobs if jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + jobs)
-    if "submitit" in kind:
-        return int(launcher.get("array_parallelism", 256) or 256)
-    if "ray" in kind:
-        return max(1, os.cpu_count() or 1)
-    return 1
+def _checked(launch: Launch) -> Launch:
+    """`launch`, raising what a job raised: a trial that fails says so in its folder, so that is a
+    job which never got there."""
+
+    def launched(jobs: list[list[str]], first: int) -> Sequence[Any]:
+        returned = launch(jobs, first)
+        for job in returned:
+            _ = job.return_value  # raises what the job raised
+        return returned
+
+    return launched
 
 
 def is_hydras(override: str) -> bool:

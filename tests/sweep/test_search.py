@@ -16,7 +16,8 @@ from llmforge.run.folder import RunFolder
 from llmforge.run.status import Status
 from llmforge.sweep import searching
 from llmforge.sweep.definition import define
-from llmforge.sweep.driver import Swept, trial_folder
+from llmforge.sweep.driver import Swept
+from llmforge.sweep.jobs import trial_folder
 from llmforge.sweep.preflight import State
 from llmforge.sweep.search import search
 from llmforge.sweep.study import Study
@@ -371,9 +372,7 @@ def test_a_dry_run_begins_no_study(llmforge, work):
 
 def test_a_dry_run_tells_what_was_done_before(llmforge, work):
     found = searched(Launcher(), LR, "sweep.trials=2")
-    ran = llmforge(
-        f"sweep hardware=cpu tracking=none sweep=search '{LR}' sweep.trials=5 --dry-run"
-    )
+    ran = llmforge(f"sweep hardware=cpu tracking=none sweep=search '{LR}' sweep.trials=5 --dry-run")
     assert found.definition.name in ran.out
     assert "2 finished before · 3 to run" in ran.out
 
