@@ -155,6 +155,7 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
     "cudnn": _attribute(torch.backends.cudnn, "enabled"),
     "cudnn benchmark": _attribute(torch.backends.cudnn, "benchmark"),
     "cudnn deterministic": _attribute(torch.backends.cudnn, "deterministic"),
+    "format of float32": _attribute(torch.backends, "fp32_precision"),
     "format of products": _attribute(torch.backends.cuda.matmul, "fp32_precision"),
     "format of convolutions": _attribute(torch.backends.cudnn, "fp32_precision"),
     "flash attention": (

@@ -44,6 +44,25 @@ def diagnose(error: BaseException, plan: Plan) -> Diagnostic:
     return Diagnostic("LF801", f"{type(error).__name__}: {_line(error, plan)}")
 
 
+def leaves_process_sound(error: BaseException) -> bool:
+    """May the process that raised it run something else?
+
+    Only after faults that are looked for, or of plain Python: after any other, and after running
+    out of memory, a device or a library may be in a state that nobody knows.
+    """
+    return all(type(cause).__name__ in _SOUND for cause in _chain(error))
+
+
+_SOUND = frozenset(
+    (
+        *("NonFiniteLoss", "PackingLeak", "MetricMissing", "NoSuchTask", "DataChanged"),
+        *("DataRefused", "ResumeRefused", "NoRoom", "BuildError"),
+        *("ValueError", "TypeError", "KeyError", "FileNotFoundError"),
+    )
+)
+"""Classes of such faults."""
+
+
 def _packing_leak(error: BaseException, plan: Plan) -> Diagnostic:
     return _about("LF811", error, plan, "collator.packing", "collator.packing=none")
 

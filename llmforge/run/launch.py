@@ -25,10 +25,11 @@ from typing import Any
 from llmforge import registry
 from llmforge.diagnostics import Diagnostic
 from llmforge.plan import Plan
-from llmforge.run import pruning
+from llmforge.run import pruning, residents
 from llmforge.run.endings import Ending, oom_kills, settle, verdict
 from llmforge.run.environment import PREVIEW, worker_environment
 from llmforge.run.folder import RunBusy, RunFolder
+from llmforge.run.residents import Started
 from llmforge.run.signals import WARNINGS
 from llmforge.run.status import Status
 from llmforge.track.sync import complete, is_complete
@@ -157,18 +158,21 @@ def _work(
     environment = worker_environment(plan, attempt, quiet) | dict(more)
     kills = oom_kills()
     # With the lock's descriptor, the folder stays held while a worker lives, driver or no driver.
-    worker = subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL if quiet else None,
-        stderr=subprocess.DEVNULL if quiet else None,
-        start_new_session=True,
-        pass_fds=(lock,),
+    worker: Started = residents.trial_of(plan, run.path, stage, environment, lock, quiet) or (
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if quiet else None,
+            stderr=subprocess.DEVNULL if quiet else None,
+            start_new_session=True,
+            pass_fds=(lock,),
+        )
     )
     with _forwarding(worker) as forwarded:
         code = _waited(worker, forwarded, asked)
-    _end_group(worker.pid)
+    if residents.is_over(worker):
+        _end_group(worker.pid)
     if code and not quiet and sys.stderr.isatty():
         print("\x1b[?25h", end="", file=sys.stderr)  # a killed progress bar had hidden the cursor
     by = signal.Signals(forwarded[0]).name if forwarded else None
@@ -200,7 +204,7 @@ def torchrun_command(plan: Plan, folder: Path, stage: str) -> list[str]:
 
 
 @contextmanager
-def _forwarding(worker: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+def _forwarding(worker: Started) -> Iterator[list[int]]:
     """Pass stop signals on while the worker runs; yields the list of those that came.
 
     Outside the main thread (a sweep's thread pool) Python allows no handlers; whoever owns the main
@@ -233,7 +237,7 @@ def _forwarding(worker: subprocess.Popen[bytes]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _waited(worker: subprocess.Popen[bytes], came: list[int], asked: Asked | None) -> int:
+def _waited(worker: Started, came: list[int], asked: Asked | None) -> int:
     """The worker's exit code; `came` gets what `asked` says, as if a signal had come."""
     if asked is None:
         return worker.wait()

@@ -21,7 +21,7 @@ from llmforge import plugins, registry
 from llmforge.plan import Plan
 from llmforge.run import environment, terminal
 from llmforge.run.endings import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
-from llmforge.run.failures import diagnose
+from llmforge.run.failures import diagnose, leaves_process_sound
 from llmforge.run.folder import RunFolder
 from llmforge.run.pruning import RunPruned
 from llmforge.run.records import keep_records
@@ -42,19 +42,11 @@ def main(argv: list[str]) -> int:
     if driver := os.environ.get(environment.DRIVER_PID):
         stop_with(int(driver))
     run = RunFolder.open(arguments.folder)
-    worker = Worker(run, arguments.stage, stop)
-    try:
-        return worker.work()
-    except StopRequested as request:
-        return worker.stopped(str(request))
-    except RunPruned as found:
-        return worker.pruned(str(found))
-    except BaseException as error:  # the process ends here, whatever it was
-        return worker.failed(error)
+    return Worker(run, arguments.stage, stop).attend()
 
 
 class Worker:
-    """One process of one attempt."""
+    """One process of one attempt, or in a resident process (`resident.py`) one of its trials."""
 
     def __init__(self, run: RunFolder, stage: str, stop: StopFlag) -> None:
         self.run, self.stage, self.stop = run, stage, stop
@@ -66,6 +58,22 @@ class Worker:
         self.plan = run.plan()
         self._preview = int(os.environ.get(environment.PREVIEW, "0"))
         """Samples to show after `prepare`."""
+        self.spoilt: str | None = None
+        """Why the process must not be used for another run."""
+
+    def attend(self) -> int:
+        """Run the stage, whatever comes; returns the exit code."""
+        try:
+            return self.work()
+        except StopRequested as request:
+            self.spoilt = "the trial was stopped where it stood"
+            return self.stopped(str(request))
+        except RunPruned as found:
+            return self.pruned(str(found))
+        except BaseException as error:  # the attempt ends here, whatever it was
+            if not leaves_process_sound(error):
+                self.spoilt = f"the trial ended by {type(error).__name__}"
+            return self.failed(error)
 
     def work(self) -> int:
         """Run the stage."""

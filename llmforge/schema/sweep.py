@@ -85,6 +85,11 @@ class SweepSpec(Spec):
     """That many trials in a row that fail for the same reason stop the sweep."""
     at_once: PositiveInt | Auto
     """Trials handed to the launcher at a time; `auto` is what the launcher runs side by side."""
+    resident: Literal["on", "off"] | Auto
+    """Run trials one after another in a resident worker, which keeps its imports and the frozen
+    base and swaps the adapter: a trial then starts in a moment, with the same numbers. `auto` does
+    so for the trials where it is safe (an adapter over a base that it leaves as it is, one process,
+    no code of your own) under Hydra's basic launcher; `on` refuses a sweep in which it is not."""
 
 
 @register("sweep", "grid")
