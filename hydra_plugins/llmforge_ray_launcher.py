@@ -1,6 +1,7 @@
 """A launcher over Ray's public API: each job of a sweep is a task of a Ray cluster.
 
-In: what Hydra hands a launcher. Out: the launcher that `hydra/launcher=llmforge_ray` makes. Hydra's published Ray plugin wants a cloudpickle before version 3, which joblib's and MLflow's no
+In: what Hydra hands a launcher. Out: the launcher that `hydra/launcher=llmforge_ray` makes.
+Hydra's published Ray plugin wants a cloudpickle before version 3, which joblib's and MLflow's no
 longer are. Hydra imports this module whenever it is set up, so Ray is imported when jobs start.
 """
 

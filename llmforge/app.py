@@ -51,8 +51,10 @@ def _contradicts(flag: str) -> Diagnostic:
     return Diagnostic(
         "LF733",
         f"`{flag}` shows one composition, and `-m` asks for several runs",
-        notes=("leave out -m, and give each key one value, to see the composition",),
-        hint="llmforge sweep ... --dry-run",
+        notes=(
+            "`llmforge sweep ... --dry-run` shows what the runs would be",
+            "without -m, and with one value for each key, the composition is shown",
+        ),
     )
 
 

@@ -374,6 +374,27 @@ CODES: dict[str, tuple[str, str]] = {
         "A worker could not tell its study how the trial does. The training goes on, the trial is "
         "no longer pruned, and the sweep is told its result at the end. A warning.",
     ),
+    "LF730": (
+        "launcher that is not installed",
+        "Hydra's launchers but the basic one come as packages of their own. "
+        "`pip install 'llmforge[launchers]'` brings those for joblib and submitit, "
+        "`llmforge[ray]` what the one for Ray needs.",
+    ),
+    "LF731": (
+        "launcher that is not known",
+        "`hydra/launcher` names no launcher of Hydra's, of llmforge's, of an installed plugin or "
+        "of your own folder. `llmforge list hydra/launcher` shows them.",
+    ),
+    "LF732": (
+        "launcher that failed",
+        "The launcher itself, not a trial, ended with an error: a job could not be submitted, or "
+        "its process died. Trials keep what their folders have. When not even one of the jobs was "
+        "begun the sweep stops, since the next would not be either.",
+    ),
+    "LF733": (
+        "flags that contradict each other",
+        "`-m` asks for several runs; `--cfg`, `--info` and the like show one composition.",
+    ),
     "LF740": (
         "record of a sweep that is not complete",
         "The sweep's page, or its run in MLflow (the parent of its trials' runs), could not be "
@@ -403,6 +424,17 @@ CODES: dict[str, tuple[str, str]] = {
         "(`environment.json` of both runs) and kernels that are not deterministic "
         "(`deterministic=true` asks for those that are) do that. A warning; `comparison.json` has "
         "the differences of every metric.",
+    ),
+    "LF745": (
+        "resident worker and a launcher that starts its own processes",
+        "Trials share a resident worker one after another, on one device, when Hydra's basic "
+        "launcher starts them. `sweep.resident=auto` shares where that is so, and only there.",
+    ),
+    "LF746": (
+        "trial that cannot share a resident worker",
+        "`sweep.resident=on` wants every trial in one worker that keeps the frozen base loaded. A "
+        "trial that trains or changes the base's weights, or runs code of your own, cannot leave "
+        "the worker as it was; `auto` gives it a process of its own.",
     ),
     "LF801": (
         "worker failed",

@@ -7,7 +7,7 @@ rules and lowering are run once on a spec that notes every access, so the answer
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmforge.codes import explain_code, known_codes
@@ -21,12 +21,14 @@ from llmforge.compiler.trace import traced
 from llmforge.compose import groups, options
 from llmforge.diagnostics import ConfigRefused, Diagnostic, did_you_mean, near
 from llmforge.diff import effect_of
-from llmforge.origins import Origins
+from llmforge.origins import Origin, Origins, leaves
 from llmforge.plan import STAGE_EFFECTS, Plan
 from llmforge.render import shown, table
 from llmforge.schema.docs import field_doc, field_type
 from llmforge.schema.extension import NAMED
 from llmforge.schema.run import Scalars
+from llmforge.schema.sweep import APART
+from llmforge.sweep import launchers
 
 _WIDTH = 96
 
@@ -62,33 +64,58 @@ def explain_key(key: str, checked: Checked) -> str:
     """Value, chain of origins, documentation, effect, readers of one key."""
     assert checked.context is not None  # noqa: S101 - the caller refused before
     plan = freeze(checked.context, checked.origins, (), checked.draft.overrides)
+    if key == APART[0] or key.startswith(tuple(f"{section}." for section in APART)):
+        return _apart(key, checked)
     known = dict(plan.leaves())
     below = {k: v for k, v in known.items() if k.startswith(f"{key}.")}
     if key not in known and below:
         width = max(map(len, below))
         return "\n".join(f"{k:<{width}}  {shown(v)}" for k, v in below.items())
     if key not in known:
-        guess = near(key, known)
-        tail = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
-        raise ConfigRefused(
-            [
-                Diagnostic(
-                    "LF101",
-                    f"unknown key `{key}`",
-                    notes=did_you_mean(key, [*guess, *tail]) if guess or tail else (),
-                    hint=f"llmforge explain {(tail or guess)[0]}" if guess or tail else None,
-                )
-            ]
-        )
-    lines = [f"{key} = {shown(known[key], 200)}", "", *_chain_lines(key, plan)]
+        raise ConfigRefused([_unknown(key, known)])
+    lines = [f"{key} = {shown(known[key], 200)}", "", *_chain_lines(plan.origins.chain(key))]
     section = key.partition(".")[0]
     if section in plan.settings:
         lines += ["", *_meaning(key, plan), "", *_readers(key, checked, plan)]
     return "\n".join(lines)
 
 
-def _chain_lines(key: str, plan: Plan) -> list[str]:
-    chain = plan.origins.chain(key)
+def _apart(key: str, checked: Checked) -> str:
+    """A key of a section that is about runs and part of none, so no plan has it."""
+    section, *path = key.split(".")
+    values = checked.draft.values[section]
+    known = {f"{section}.{name}": value for name, value in leaves(values)}
+    below = {k: v for k, v in known.items() if k.startswith(f"{key}.")}
+    if key not in known and below:
+        width = max(map(len, below))
+        return "\n".join(f"{k:<{width}}  {shown(v)}" for k, v in below.items())
+    if key not in known:
+        raise ConfigRefused([_unknown(key, known)])
+    spec = section_spec(section, values)
+    doc = "" if spec is None else field_doc(spec, path)
+    kind = "" if spec is None else field_type(spec, path)
+    return "\n".join(
+        [
+            f"{key} = {shown(known[key], 200)}",
+            *("", *_chain_lines(checked.draft.origins.chain(key))),
+            *("", *textwrap.wrap(doc, _WIDTH), f"type: {kind}"),
+            "effect: about the sweep; no run has it, and changing it runs nothing again",
+        ]
+    )
+
+
+def _unknown(key: str, known: Mapping[str, Any]) -> Diagnostic:
+    guess = near(key, known)
+    tail = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
+    return Diagnostic(
+        "LF101",
+        f"unknown key `{key}`",
+        notes=did_you_mean(key, [*guess, *tail]) if guess or tail else (),
+        hint=f"llmforge explain {(tail or guess)[0]}" if guess or tail else None,
+    )
+
+
+def _chain_lines(chain: Sequence[Origin]) -> list[str]:
     width = max((len(origin.place) for origin in chain), default=0)
     lines = ["set by"]
     for position, origin in enumerate(reversed(chain)):
@@ -176,6 +203,8 @@ def list_groups(config_dirs: Sequence[str]) -> str:
 
 def list_group(group: str, config_dirs: Sequence[str]) -> str:
     """The options of one group with their first comment."""
+    if group == launchers.GROUP:
+        return table(launchers.listed(), (group, "needs", "what it is"))
     known = groups(config_dirs)
     if group not in known:
         raise ConfigRefused(

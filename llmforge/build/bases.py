@@ -7,7 +7,7 @@ weights. What a run does to modules (adapters, hooks, gradient checkpointing, co
 formats, moving to a device) it does to its copy, so there is nothing to be put back; what it could
 still do is write into the shared weights, and `Shelf.fault` looks whether it did.
 
-This module does not decide which runs may share (`run/sharing.py`).
+This module does not decide which runs may share (`run/residency.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import torch
 from transformers import set_seed
 
@@ -46,12 +46,12 @@ class RandomState:
     def now(cls) -> RandomState:
         """As they stand."""
         devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return cls(random.getstate(), numpy.random.get_state(), torch.get_rng_state(), devices)  # noqa: NPY002 - the generator that libraries draw from
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), devices)
 
     def restore(self) -> None:
         """Put them back there."""
         random.setstate(self.python)
-        numpy.random.set_state(self.numbers)  # noqa: NPY002 - as above
+        np.random.set_state(self.numbers)
         torch.set_rng_state(self.torch)
         if self.devices:
             torch.cuda.set_rng_state_all(self.devices)
@@ -61,7 +61,7 @@ class RandomState:
         mine, theirs = self.numbers, other.numbers
         return (
             self.python == other.python
-            and all(numpy.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
+            and all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
             and torch.equal(self.torch, other.torch)
             and len(self.devices) == len(other.devices)
             and all(torch.equal(a, b) for a, b in zip(self.devices, other.devices, strict=True))
@@ -176,7 +176,7 @@ _shelf: Shelf | None = None
 
 def open_shelf() -> Shelf:
     """From now on bases stay in this process."""
-    global _shelf  # noqa: PLW0603 - one a process, as its memory is
+    global _shelf
     _shelf = Shelf()
     return _shelf
 

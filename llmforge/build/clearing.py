@@ -50,6 +50,9 @@ class Slate:
         self._filters = list(warnings.filters)
         self._settings = settings()
         self._first: tuple[int, int] | None = None
+        # what the libraries hold is there to stay, and need not be looked through after each run
+        gc.collect()
+        gc.freeze()
 
     def begin(self) -> None:
         """Before a run: peaks are measured from here."""
@@ -71,7 +74,8 @@ class Slate:
         os.environ.update(self._environment)
         os.chdir(self._folder)
         sys.path[:], sys.argv[:] = self._path, self._argv
-        warnings.filters[:] = self._filters  # type: ignore[index] - a list, typed as any sequence
+        filters: Any = warnings.filters  # a list, typed as any sequence
+        filters[:] = self._filters
         for name, (_, change) in _SETTINGS.items():
             if settings()[name] != self._settings[name]:
                 change(self._settings[name])

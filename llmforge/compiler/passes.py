@@ -57,7 +57,7 @@ from llmforge.compose import Draft, compose
 from llmforge.diagnostics import ConfigRefused, Diagnostic, Severity, refuse_on_error
 from llmforge.origins import Origin, Origins, leaves
 from llmforge.plan import Plan, stage_fingerprints
-from llmforge.schema import SCALARS, RunSpec
+from llmforge.schema import APART, SCALARS, RunSpec
 from llmforge.version import __version__
 
 Pass = Callable[[Context], Step]
@@ -142,6 +142,8 @@ def check_draft(
     # something is missing from a section whose file could not be used
     found += [d for d in problems if d.key not in told and not _is_missing(d, told)]
     origins = draft.origins.copy()
+    for section in APART:
+        origins.drop(section)
     if spec is None:
         spec = _stand_in(draft, [d.key for d in problems if d.key], config_dirs, root)
     faulty = {d.key for d in found if d.is_error and d.key}

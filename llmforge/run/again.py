@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.plan import Plan
+from llmforge.run import outcome
 from llmforge.run.folder import RunFolder
 from llmforge.run.measure import Request
 
@@ -24,6 +25,8 @@ def evaluate_again(plan: Plan, run: RunFolder, request: Request | None = None) -
         run: whose model.
         request: asks for other weights, or for benchmark tasks in place of held-out rows.
 
+    On a GPU `memory` tells what was taken at most beside what the plan foretold.
+
     Raises:
         LookupError: the run has no final model.
     """
@@ -34,6 +37,7 @@ def evaluate_again(plan: Plan, run: RunFolder, request: Request | None = None) -
     from llmforge.build.trainer import build_trainer
     from llmforge.stages.evaluate import evaluate
     from llmforge.stages.prepare import prepare
+    from llmforge.stages.train import peak_memory
 
     with activated(plan) as hooks, tempfile.TemporaryDirectory() as scratch:
         hooks.call("at_beginning")
@@ -51,5 +55,7 @@ def evaluate_again(plan: Plan, run: RunFolder, request: Request | None = None) -
             )
         else:
             figures = evaluate(plan, parts, trainer)
+            if memory := outcome.evaluation_memory(plan, peak_memory()):
+                figures["memory"] = memory
         hooks.call("at_end")
         return figures

@@ -113,10 +113,25 @@ def memory(plan: Plan, measured: int | None) -> dict[str, float]:
     `error` is foretold / measured - 1: below zero the plan was too hopeful. It is above zero where
     rows are shorter than `collator.max_length`, which is what the plan budgets.
     """
+    return _beside((plan.estimate.get("memory") or {}).get("peak_bytes"), measured)
+
+
+_OF_TRAINING = ("optimizer_state", "master_weights")
+"""Terms of the plan's evaluation that are not there where nothing was trained before."""
+
+
+def evaluation_memory(plan: Plan, measured: int | None) -> dict[str, float]:
+    """As `memory`, of a process that evaluates and does not train."""
+    phases = plan.estimate.get("memory") or {}
+    evaluation = phases.get("evaluation") or {}
+    needed = sum(amount for term, amount in evaluation.items() if term not in _OF_TRAINING)
+    return _beside(max(needed, sum((phases.get("load") or {}).values())), measured)
+
+
+def _beside(foretold: int | None, measured: int | None) -> dict[str, float]:
     if not measured:
         return {}
     found: dict[str, float] = {"measured_bytes": measured}
-    foretold = (plan.estimate.get("memory") or {}).get("peak_bytes")
     if foretold:
         found |= {"foretold_bytes": foretold, "error": round(foretold / measured - 1, 4)}
     return found

@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
 def clean_slate() -> Slate | None:
     """Import the libraries; None when that fails."""
     try:
+        from llmforge.build import parts, trainer  # noqa: F401 - imported before the first trial
         from llmforge.build.bases import open_shelf
         from llmforge.build.clearing import Slate
     except Exception:

@@ -1,6 +1,6 @@
 """The driver's side of resident workers: one process that runs trials one after another.
 
-In: plans that are run while `kept()` is open. Out: for a plan that may share (`sharing.py`), its
+In: plans that are run while `kept()` is open. Out: for a plan that may share (`residency.py`), its
 trial in the resident worker, which looks to `launch.py` like the process of its own that it would
 else have. At most one resident is there, since it holds a base on the device: another base, or a
 trial that must have a process of its own, ends it first.
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Protocol
 
 from llmforge.plan import Plan
-from llmforge.run.sharing import PER_TRIAL, own_process, share_key
+from llmforge.run.residency import PER_TRIAL, own_process, share_key
 
 LEAVING = 30.0
 """Seconds that a resident gets to end by itself."""

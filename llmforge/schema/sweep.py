@@ -46,6 +46,18 @@ class PruningSpec(Spec):
     """By how much, in the objective's unit, they have to be worse (`patience`)."""
 
 
+class SpeedSpec(Spec):
+    """What hours are foretold by before any run has been measured."""
+
+    effect = Effect.BOOKKEEPING
+
+    peak_tflops: dict[str, Annotated[float, Field(gt=0.0)]]
+    """Name of a device, as its driver tells it -> dense bfloat16 arithmetic of its data sheet, in
+    10^12 operations a second. A device that is not named, or null, has no estimate."""
+    utilisation: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Share of the peak that training reaches."""
+
+
 class SweepSpec(Spec):
     """What every sweep has."""
 
@@ -83,6 +95,8 @@ class SweepSpec(Spec):
     """What becomes of the sweep when the compiler refuses a point."""
     equal_failures: PositiveInt
     """That many trials in a row that fail for the same reason stop the sweep."""
+    speed: SpeedSpec
+    """Speeds of devices, for the hours in the table."""
     at_once: PositiveInt | Auto
     """Trials handed to the launcher at a time; `auto` is what the launcher runs side by side."""
     resident: Literal["on", "off"] | Auto

@@ -42,7 +42,7 @@ def place_override(place: int, places: int) -> str:
 
 
 def place_of(overrides: Sequence[str]) -> tuple[int, int]:
-    """Place and number of places that a job's overrides name; `(0, 1)` for one that has no company."""
+    """Place and number of places that a job's overrides name; `(0, 1)` for one without company."""
     found = _named(overrides, PLACE)
     return (0, 1) if found is None else (int(found[0]), int(found[1]))
 

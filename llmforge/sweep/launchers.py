@@ -56,6 +56,15 @@ ENGINES = {
 }
 
 
+def listed() -> list[tuple[str, str, str]]:
+    """Name, what is to be installed for it, and what it is, of each launcher."""
+    rows = []
+    for name, engine in ENGINES.items():
+        lacking = engine.package and installed.installed_version(engine.package) is None
+        rows.append((name, f"llmforge[{engine.extra}]" if lacking else "", engine.what))
+    return rows
+
+
 def chosen(overrides: Sequence[str]) -> str:
     """The launcher that the overrides name."""
     named = [text.partition("=")[2] for text in overrides if text.partition("=")[0] == GROUP]

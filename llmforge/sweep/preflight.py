@@ -25,8 +25,10 @@ from llmforge.compose.variants import Variants
 from llmforge.diagnostics import Diagnostic
 from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
+from llmforge.run.residency import own_process
 from llmforge.run.status import Status
 from llmforge.sweep.definition import Definition
+from llmforge.sweep.price import history, price
 
 FEWEST_PER_PROCESS = 40
 """Points that are worth a process of their own: half a second's work."""
@@ -68,11 +70,17 @@ class Point:
     """What would mend them, as far as it can be said."""
     memory: int | None = None
     """Bytes on one device at the worst moment."""
+    hours: float | None = None
+    """Of the whole run, as far as they can be foretold."""
+    priced: str = "unknown"
+    """What the hours rest on; see `price.py`."""
     place: str | None = None
     """Folder of the run, where it was finished outside the sweep."""
     steps: int | None = None
     tokens: int | None = None
     """Tokens that training sees at most."""
+    apart: str | None = None
+    """Why its trial must have a process of its own; see `run/residency.py`."""
 
     @property
     def runs(self) -> bool:
@@ -99,6 +107,7 @@ def overrides_of(definition: Definition, values: dict[str, str]) -> tuple[str, .
 
 def examine(definition: Definition, points: Iterable[dict[str, str]]) -> list[Point]:
     """Compile every point and look up what became of it before."""
+    history.cache_clear()  # other runs may have finished since
     numbered = list(enumerate(points))
     share = max(FEWEST_PER_PROCESS, -(-len(numbered) // (os.cpu_count() or 1)))
     shares = [numbered[start : start + share] for start in range(0, len(numbered), share)]
@@ -139,6 +148,7 @@ def look(definition: Definition, number: int, values: dict[str, str], checked: C
     plan = freeze(checked.context, checked.origins, checked.diagnostics, overrides)
     estimate = plan.estimate
     state, place = _before(definition, plan)
+    cost = price(plan, (str(definition.folder), definition.runs), definition.spec.speed)
     return Point(
         number,
         values,
@@ -147,9 +157,12 @@ def look(definition: Definition, number: int, values: dict[str, str], checked: C
         plan.run_id,
         plan.fingerprint,
         memory=_worst(estimate.get("memory")),
+        hours=cost.hours,
+        priced=cost.basis,
         place=place,
         steps=estimate.get("steps"),
         tokens=estimate.get("tokens_at_most"),
+        apart=own_process(plan),
     )
 
 
@@ -224,6 +237,34 @@ def refusals(points: Iterable[Point]) -> list[Diagnostic]:
         )
         for reasons, some in groups.items()
     ]
+
+
+def same_for_all(definition: Definition, points: Sequence[Point]) -> list[Diagnostic]:
+    """What is refused alike at every point: a fault of the sweep rather than of a point.
+
+    A key that varies and is not there is told as it was written, with all its values.
+    """
+    if not points or any(point.state is not State.REFUSED for point in points):
+        return []
+    shared = set.intersection(*(set(point.reasons) for point in points))
+    if not shared:
+        return []
+    first = points[0]
+    draft = Variants(definition.config_dirs).compose(first.overrides)
+    errors = check_draft(draft, definition.config_dirs).diagnostics
+    written = {f"{one.override(first.values[one.key])}": one for one in definition.dimensions}
+    found = []
+    for error in errors:
+        if not error.is_error or error.message not in shared:
+            continue
+        origins, hint = error.origins, error.hint
+        for text, one in written.items():
+            origins = tuple(replace(o, where=one.text) if o.where == text else o for o in origins)
+            value = f"={first.values[one.key]}"
+            if hint is not None and (error.key or "") in one.key and hint.endswith(value):
+                hint = f"{hint.removesuffix(value)}={one.text.partition('=')[2]}"
+        found.append(replace(error, origins=origins, hint=hint))
+    return found
 
 
 def _worst(memory: Any) -> int | None:

@@ -16,11 +16,11 @@ from typing import Any
 
 from llmforge import render
 from llmforge.diagnostics import ConfigRefused, Severity, refuse_on_error
-from llmforge.sweep import launchers, searching, table
+from llmforge.sweep import launchers, searching, table, warm
 from llmforge.sweep.definition import Definition, define
 from llmforge.sweep.driver import Swept, drive
 from llmforge.sweep.jobs import Launch
-from llmforge.sweep.preflight import Point, examine, grid, refusals
+from llmforge.sweep.preflight import Point, examine, grid, refusals, same_for_all
 from llmforge.sweep.search import search
 from llmforge.sweep.spaces import Surveyed
 from llmforge.sweep.trial import Trial
@@ -90,12 +90,14 @@ def sweep_under_hydra(arguments: Sequence[str], launch: Launch, config: Any) -> 
         done += 1
         render.emit(table.trial_line(trial, definition.objective, done, session.to_run))
 
-    many = launchers.at_once(definition, session.points, config.hydra.launcher)
+    probed = [probe.point for probe in session.space.probes] if session.space else []
+    many = launchers.at_once(definition, session.points or probed, config.hydra.launcher)
     launch = launchers.placed(_checked(launch), config.hydra.launcher, many)
-    if session.space is not None:
-        session.swept = search(definition, session.space, launch, many, tell)
-    else:
-        session.swept = drive(definition, session.points, launch, many, tell)
+    with warm.kept(definition, config.hydra.launcher):
+        if session.space is not None:
+            session.swept = search(definition, session.space, launch, many, tell)
+        else:
+            session.swept = drive(definition, session.points, launch, many, tell)
     return list(session.swept.trials.values())
 
 
@@ -122,12 +124,15 @@ def _compiled(overrides: Sequence[str], config_dirs: Sequence[str]) -> Session:
     definition = define([o for o in overrides if not is_hydras(o)], config_dirs)
     if definition.is_search:
         space, before = searching.prepare(definition)
+        warm.check_asked(definition, (probe.point for probe in space.probes), overrides)
         render.emit(f"sweep {definition.name}: {searching.summary(definition, space, before)}")
         render.emit(searching.table(space))
         return Session(definition, [], space, searching.to_run(definition, space, before))
     if definition.spec.pruner != "none":
         refuse_on_error(searching.packages(["optuna"]))
     points = examine(definition, grid(definition))
+    refuse_on_error(same_for_all(definition, points))
+    warm.check_asked(definition, (point for point in points if point.runs), overrides)
     render.emit(f"sweep {definition.name}: {table.summary(points)}")
     render.emit(table.points_table(definition, points))
     refused = refusals(points)
@@ -146,6 +151,9 @@ def _conclude(swept: Swept) -> int:
     if swept.best is not None:
         figure = swept.best.figures[swept.definition.objective]
         render.emit(f"\nbest {swept.best.run_id}: {swept.definition.objective} {figure:.4g}")
+    page = swept.definition.folder / "report.html"
+    if page.is_file():
+        render.emit(f"see {page}")
     found = [*swept.warnings, *([swept.stopped] if swept.stopped is not None else [])]
     if found:
         colour = render.wants_colour(sys.stderr)

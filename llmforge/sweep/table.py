@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from llmforge import render
 from llmforge.sweep.definition import Definition
@@ -26,7 +27,9 @@ def summary(points: Sequence[Point]) -> str:
     count = Counter(point.state for point in points)
     parts = [_many(len(points), "point")]
     if count[State.FINISHED]:
-        parts.append(f"{count[State.FINISHED]} finished before")
+        alone = Counter(_where(point) for point in points if point.place)
+        told = "".join(f"{where} {many}" for where, many in alone.items())
+        parts.append(f"{count[State.FINISHED]} finished before{told}")
     if count[State.PRUNED]:
         parts.append(f"{count[State.PRUNED]} pruned before")
     if count[State.STARTED]:
@@ -37,28 +40,63 @@ def summary(points: Sequence[Point]) -> str:
         codes = sorted({code for point in points for code in point.codes})
         parts.append(f"{count[State.REFUSED]} refused ({', '.join(codes)})")
     parts.append(f"{sum(point.runs for point in points)} to run")
-    return " · ".join(parts)
+    return " · ".join([*parts, *_total(points)])
+
+
+def _total(points: Sequence[Point]) -> list[str]:
+    """Hours of all points to run, and what they rest on."""
+    left = [point for point in points if point.runs]
+    hours = [point.hours for point in left if point.hours is not None]
+    if not hours:
+        return []
+    without = len(left) - len(hours)
+    bases = {point.priced for point in left if point.hours is not None}
+    names = {"runs": "by finished runs", "peak": "by the device's peak"}
+    by = ", ".join(names[basis] for basis in sorted(bases))
+    more = f", {without} unknown" if without else ""
+    return [f"{hours_text(sum(hours))} one after the other ({by}{more})"]
+
+
+def hours_text(hours: float) -> str:
+    """`3.2 h`, or minutes or seconds where that is more telling."""
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{hours * 60:.0f} min" if hours * 60 >= 1 else f"{max(1.0, hours * 3600):.0f} s"
 
 
 def points_table(definition: Definition, points: Sequence[Point]) -> str:
     """One row per point."""
     keys = [one.key for one in definition.dimensions]
     rows = []
+    timed = any(point.hours is not None for point in points)
     for point in points[:MOST_ROWS]:
         said = ", ".join(point.codes) if point.state is State.REFUSED else (point.run_id or "")
         rows.append(
             [
                 str(point.number + 1),
                 *(point.values[key] for key in keys),
-                point.state.value,
+                f"{point.state.value}{_where(point)}",
                 said,
                 "" if point.steps is None else f"{point.steps:,}",
                 "" if point.memory is None else render.size_text(point.memory),
+                *([_hours(point)] if timed else []),
             ]
         )
-    text = render.table(rows, ["", *keys, "state", "run", "steps", "memory"])
+    head = ["", *keys, "state", "run", "steps", "memory", *(["time"] if timed else [])]
+    text = render.table(rows, head)
     left = len(points) - MOST_ROWS
     return text if left <= 0 else f"{text}\n... and {left:,} more, in points.jsonl"
+
+
+def _where(point: Point) -> str:
+    """`, in runs/` for one that was finished as a run of its own."""
+    return f", in {Path(point.place).parent.name}/" if point.place else ""
+
+
+def _hours(point: Point) -> str:
+    if point.hours is None:
+        return "unknown" if point.runs else ""
+    return hours_text(point.hours) if point.runs else ""
 
 
 def trial_line(trial: Trial, objective: str, number: int, total: int) -> str:

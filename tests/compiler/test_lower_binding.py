@@ -14,6 +14,7 @@ from typing import Any
 import peft
 import pytest
 import transformers
+import trl
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from llmforge.build.groups import parameter_groups
@@ -122,6 +123,10 @@ def bind_quantization(kind: str, _: Any, keywords: dict[str, Any]) -> None:
     assert set(keywords) <= set(inspect.signature(made).parameters)
 
 
+def bind_preference(_: str, __: Any, keywords: dict[str, Any]) -> None:
+    inspect.signature(trl.DPOConfig).bind(output_dir="here", **keywords)
+
+
 BINDS: dict[str, tuple[str, Bind]] = {
     "training_arguments": ("trainer", bind_training_arguments),
     "optimizer": ("optimizer", bind_optimizer),
@@ -131,6 +136,7 @@ BINDS: dict[str, tuple[str, Bind]] = {
     "model": ("model", bind_model),
     "lora_config": ("lora", bind_adapter),
     "quantization_config": ("quantization", bind_quantization),
+    "trl": ("trainer", bind_preference),
 }
 """Part of `lowered` -> the section whose kind decides who takes it, and the check."""
 

@@ -51,7 +51,7 @@ def test_composed_values_fit(values):
          "`3%`"),
         ("evaluation", "every", "110%",
          'is `"110%"`; expected a number of optimizer steps from 1, a share of the run such as '
-         "`10%`, `epoch`, or null for never"),
+         "`10%`, `epoch` or a part of it such as `0.5 epoch`, or null for never"),
         ("precision", "compute", "fp8",
          'is `"fp8"`; expected `float32`, `bfloat16`, `float16` or `auto`'),
         ("checkpoint", "max_shard_size", "big",
@@ -98,9 +98,7 @@ def test_all_at_once(values):
 )
 def test_secrets_are_not_repeated(key, value, values):
     values["tracking"][key] = value
-    origins = Origins(
-        {f"tracking.{key}": [Origin("override", f"tracking.{key}={value}", value)]}
-    )
+    origins = Origins({f"tracking.{key}": [Origin("override", f"tracking.{key}={value}", value)]})
 
     _, (found,) = parse(values, origins)
 

@@ -13,7 +13,7 @@ from llmforge.origins import Origin, Origins
     [
         # the section's own values fit the kind
         ("optimizer", "adamww", "optimizer.kind=adamw"),
-        ("trainer", "sftt", "trainer.kind=lm"),  # the only one there is
+        ("trainer", "lmm", "trainer.kind=lm"),
         # they do not: the option brings its own
         ("collator", "chatt", "collator=chat"),
         ("optimizer", "lionn", "optimizer=lion"),

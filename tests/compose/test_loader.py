@@ -47,6 +47,7 @@ def test_values_are_plain_resolved_and_without_hydra(draft):
             "trainer": "default",
         },
         overrides=("lora=wide",),
+        references=frozenset({"lora.r"}),
     )
     assert type(found.values["lora"]) is dict
     assert type(found.values["lora"]["targets"]) is list

@@ -67,9 +67,9 @@ def test_the_server_stops_in_the_middle(
         text=True,
     )
     try:
-        until(first_offset, 300)
+        until(lambda: first_offset() or process.poll() is not None, 300)
         server.kill()
-        out, err = process.communicate(timeout=600)
+        _, err = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 0, err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmforge.compiler.passes import compile_plan
 from llmforge.diagnostics import ConfigRefused
 from llmforge.run.folder import RunFolder
 from llmforge.run.status import Status
@@ -213,3 +215,36 @@ def test_a_queued_trial_of_a_stopped_sweep_does_nothing(work):
     )
     assert done.stdout.strip() == Status.INTERRUPTED.value
     assert json.loads((run / "status.json").read_text())["attempts"] == 0
+
+
+def test_a_run_that_was_finished_by_itself_is_linked_and_not_started(work):
+    alone = RunFolder.create(compile_plan(["hardware=cpu", "tracking=none", "seed=1"]))
+    alone.write_json("result.json", {"eval_loss": 0.5})
+    alone.set_status(Status.FINISHED)
+    launcher = Launcher()
+
+    found = swept(launcher, "seed=1,2")
+
+    assert launcher.batches == [[2]]
+    link = SweepFolder(found.definition.folder).path / alone.run_id
+    assert link.is_symlink()
+    assert link.resolve() == alone.path
+    assert found.best is not None
+    assert found.best.figures == {"eval_loss": 0.5}
+
+    again = Launcher()
+    assert swept(again, "seed=1,2").exit_code == 0
+    assert again.batches == []
+
+
+def test_a_link_to_a_run_that_is_gone_is_replaced_by_a_trial(work):
+    alone = RunFolder.create(compile_plan(["hardware=cpu", "tracking=none", "seed=1"]))
+    alone.write_json("result.json", {"eval_loss": 0.5})
+    alone.set_status(Status.FINISHED)
+    found = swept(Launcher(), "seed=1,2")
+    shutil.rmtree(alone.path)
+    again = Launcher()
+    swept(again, "seed=1,2")
+
+    assert again.batches == [[1]]
+    assert not (SweepFolder(found.definition.folder).path / alone.run_id).is_symlink()

@@ -235,7 +235,7 @@ def preferences_from_scratch(context: Context) -> Iterator[Diagnostic]:
         )
 
 
-@rule("LF248", "surroundings that preference tuning changes or was not tried in")
+@rule("LF248", "preference tuning where it was not tried")
 def surroundings(context: Context) -> Iterator[Diagnostic]:
     """Dropout would make policy and reference differ by noise, so `trainer.disable_dropout`
     switches it off in the adapter too, whatever `lora.dropout` says. Engines that shard weights

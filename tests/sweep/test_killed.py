@@ -1,0 +1,161 @@
+"""Sweeps that are killed, interrupted, or lose a worker: real drivers, real workers, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from llmforge.run.folder import RunFolder
+from llmforge.run.status import Status
+
+TINY = (
+    "name=tiny data.max_cut_tokens=null model.layers=1 model.hidden=16 model.intermediate=32 "
+    "model.heads=2 model.kv_heads=2 model.context=128 tokenizer.vocabulary=300 data.rows=200 "
+    "data.max_train_rows=40 data.max_eval_rows=8 trainer.epochs=null trainer.max_steps=4 "
+    "trainer.log_every=2 trainer.global_batch=8 trainer.micro_batch=4 evaluation=end "
+    "evaluation.exact_match_rows=0 evaluation.samples=0 hardware=cpu tracking=none"
+)
+SWEEP = "sweep.name=s launch.threads=1 checkpoint.every=20"
+PATIENCE = 120.0
+
+
+@pytest.fixture
+def start(work: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`start("seed=1,2")` starts a driver in a session of its own."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def driver(line: str) -> subprocess.Popen[str]:
+        words = shlex.split(f"sweep {TINY} {SWEEP} {line}")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "llmforge", *words],
+            cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        begun.append(process)
+        return process
+
+    yield driver
+    for process in begun:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def until(condition: Callable[[], object], driver: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert driver.poll() is None, driver.stdout and driver.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def ended(driver: subprocess.Popen[str]) -> tuple[int, str]:
+    out, _ = driver.communicate(timeout=PATIENCE)
+    return driver.returncode, out
+
+
+def trials(work: Path) -> list[RunFolder]:
+    lines = (work / "multirun/s/points.jsonl").read_text(encoding="utf-8").splitlines()
+    return [RunFolder(work / "multirun/s" / point["run_id"]) for point in map(json.loads, lines)]
+
+
+def training(work: Path) -> list[RunFolder]:
+    """Runs whose worker has taken a step."""
+    found = [RunFolder(path.parent) for path in (work / "multirun/s").glob("*/metrics.jsonl")]
+    return [run for run in found if run.status() is Status.RUNNING and steps(run)]
+
+
+def steps(run: RunFolder) -> int:
+    return run.journal.read_text(encoding="utf-8").count('"train_loss"')
+
+
+def table(work: Path) -> str:
+    rows = []
+    for run in trials(work):
+        record = run.record()
+        rows.append(f"{run.run_id}  {record.status.value}  attempts {record.attempts}")
+    return "\n".join(rows)
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_twice_repeats_nothing(start, work):
+    line = "seed=1,2,3 trainer.max_steps=300"
+    draw = random.Random()
+    done: dict[str, float] = {}
+    for kill in range(2):
+        driver = start(line)
+        until(lambda: training(work), driver)
+        time.sleep(draw.uniform(0.0, 8.0))
+        driver.kill()
+        driver.communicate()
+        print(f"after kill {kill + 1}\n{table(work)}")
+        done |= {
+            run.run_id: (run.path / "result.json").stat().st_mtime
+            for run in trials(work)
+            if run.status() is Status.FINISHED
+        }
+    code, out = ended(start(line))
+    print(f"after the third start\n{table(work)}\n{out}")
+
+    runs = trials(work)
+    assert code == 0, out
+    assert [run.status() for run in runs] == [Status.FINISHED] * 3
+    # each kill ended one trial at most; what was finished was left alone
+    assert sum(run.record().attempts for run in runs) <= 3 + 2
+    for run in runs:
+        if run.run_id in done:
+            assert (run.path / "result.json").stat().st_mtime == done[run.run_id]
+
+    code, out = ended(start(line))
+    assert code == 0
+    assert "3 points · 3 finished before · 0 to run" in out
+
+
+def test_a_killed_worker_is_a_failed_trial_and_the_others_go_on(start, work):
+    driver = start("seed=1,2 trainer.max_steps=60")
+    until(lambda: training(work), driver)
+    (run,) = training(work)
+    pid = run.record().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    code, out = ended(driver)
+
+    first, second = trials(work)
+    assert code == 1, out
+    assert (first.status(), first.record().code) == (Status.FAILED, "LF804")
+    assert second.status() is Status.FINISHED
+    assert "FAILED  LF804" in out
+
+
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
+def test_ctrl_c_saves_the_running_trials_and_the_same_command_goes_on(start, work, launcher):
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    line = f"seed=1,2 trainer.max_steps=400 hydra/launcher={launcher}"
+    driver = start(line)
+    until(lambda: training(work), driver)
+    begun = training(work)
+    os.killpg(driver.pid, signal.SIGINT)
+    code, out = ended(driver)
+
+    assert code == 130, out
+    for run in begun:
+        record = run.record()
+        assert record.status is Status.INTERRUPTED
+        assert "state saved at step" in str(record.reason)
+        assert run.checkpoints()
+
+    code, out = ended(start(line))
+    assert code == 0, out
+    assert [run.status() for run in trials(work)] == [Status.FINISHED] * 2
+    assert {run.record().attempts for run in begun} == {2}

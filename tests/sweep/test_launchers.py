@@ -1,0 +1,185 @@
+"""Trials through Hydra's launchers: results, shares of the machine, and launchers that fail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from llmforge import installed
+from llmforge.compiler.passes import compile_plan
+from llmforge.run.environment import cores
+from llmforge.run.folder import RunFolder
+from llmforge.run.status import Status
+from llmforge.sweep import launchers
+from llmforge.sweep.definition import define
+from llmforge.sweep.driver import Swept, drive
+from llmforge.sweep.jobs import place_of, place_override, trial_folder
+from llmforge.sweep.launchers import ENGINES, at_once, faults, placed
+from llmforge.sweep.preflight import examine, grid
+from llmforge.sweep.sharing import shares
+
+TINY = (
+    "name=tiny data.max_cut_tokens=null model.layers=1 model.hidden=16 model.intermediate=32 "
+    "model.heads=2 model.kv_heads=2 model.context=128 tokenizer.vocabulary=300 data.rows=200 "
+    "data.max_train_rows=40 data.max_eval_rows=8 trainer.epochs=null trainer.max_steps=4 "
+    "trainer.log_every=2 trainer.global_batch=8 trainer.micro_batch=4 checkpoint.every=null "
+    "evaluation=end evaluation.exact_match_rows=0 evaluation.samples=0 hardware=cpu tracking=none"
+)
+SMALL = ("hardware=cpu", "tracking=none")
+
+
+def needs(name: str) -> None:
+    package = ENGINES[name].package
+    if package is not None and installed.installed_version(package) is None:
+        pytest.skip(f"{package} is not installed: pip install 'llmforge[{ENGINES[name].extra}]'")
+
+
+def trials(folder: Path) -> list[RunFolder]:
+    lines = (folder / "points.jsonl").read_text(encoding="utf-8").splitlines()
+    return [RunFolder(folder / point["run_id"]) for point in map(json.loads, lines)]
+
+
+def losses(folder: Path) -> list[float]:
+    return [(run.result() or {})["eval_loss"] for run in trials(folder)]
+
+
+def test_two_trials_side_by_side_with_joblib(llmforge, work):
+    needs("joblib")
+    ran = llmforge(
+        f"sweep {TINY} seed=1,2 sweep.name=s hydra/launcher=joblib hydra.launcher.n_jobs=2"
+    )
+
+    assert ran.code == 0, ran.err
+    runs = trials(work / "multirun" / "s")
+    assert [run.status() for run in runs] == [Status.FINISHED] * 2
+    # both use one prepared set of samples, which one of them made
+    assert sorted((run.read_json("prepare.json") or {})["reused"] for run in runs) == [False, True]
+    if cores() > 1:
+        shared = {(r.read_json("environment.json") or {})["environment"]["OMP_NUM_THREADS"]
+                  for r in runs}  # fmt: skip
+        assert shared == {str(max(1, cores() // 2))}
+    again = llmforge(
+        f"sweep {TINY} seed=1,2 sweep.name=s hydra/launcher=joblib hydra.launcher.n_jobs=2"
+    )
+    assert "2 finished before · 0 to run" in again.out
+    assert [run.record().attempts for run in runs] == [1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["joblib", "submitit_local", "llmforge_ray"])
+def test_four_trials_come_out_the_same_through_each_launcher(llmforge, work, name):
+    needs(name)
+    line = f"sweep {TINY} seed=1,2,3,4 launch.threads=1"
+    alone = llmforge(f"{line} sweep.name=alone")
+    beside = llmforge(f"{line} sweep.name=beside hydra/launcher={name}")
+
+    assert (alone.code, beside.code) == (0, 0), beside.err
+    assert losses(work / "multirun" / "beside") == losses(work / "multirun" / "alone")
+
+
+class Breaks:
+    """A launcher that does its first jobs and then dies."""
+
+    def __init__(self, done: int) -> None:
+        self.done = done
+
+    def __call__(self, jobs: list[list[str]], first: int) -> Sequence[object]:
+        for job in jobs[: self.done]:
+            folder = trial_folder(job)
+            assert folder is not None
+            run = RunFolder.open(folder)
+            run.write_json("result.json", {"eval_loss": 1.0})
+            run.set_status(Status.FINISHED)
+        for job in jobs[self.done :]:
+            folder = trial_folder(job)
+            assert folder is not None
+            if self.done:
+                RunFolder.open(folder).set_status(Status.FAILED, code="LF804", reason="killed")
+        raise OSError("no such queue")
+
+
+def swept(launch: Breaks, *overrides: str) -> Swept:
+    definition = define([*SMALL, *overrides])
+    return drive(definition, examine(definition, grid(definition)), launch, 2)
+
+
+def test_a_launcher_that_starts_nothing_stops_the_sweep(work):
+    found = swept(Breaks(0), "seed=1,2,3,4")
+
+    assert found.stopped is not None
+    assert found.stopped.code == "LF732"
+    assert "no such queue" in found.stopped.message
+    assert len(found.trials) == 2
+
+
+def test_what_became_of_trials_counts_when_a_launcher_dies(work):
+    found = swept(Breaks(1), "seed=1,2,3,4")
+
+    assert found.stopped is None
+    assert [d.code for d in found.warnings] == ["LF732", "LF732"]
+    assert [t.status for t in found.trials.values()] == ["FINISHED", "FAILED"] * 2
+
+
+def test_known_launchers_are_accepted_and_others_refused(work, monkeypatch):
+    assert faults(["hydra/launcher=basic"], ()) == []
+    assert [d.code for d in faults(["hydra/launcher=basik"], ())] == ["LF731"]
+    monkeypatch.setattr(installed, "installed_version", lambda _: None)
+    (found,) = faults(["hydra/launcher=llmforge_ray"], ())
+    assert found.code == "LF730"
+    assert found.notes == ("pip install 'llmforge[ray]'",)
+
+
+def test_a_launcher_of_ones_own_folder_is_known(work):
+    own = work / "mine" / "hydra" / "launcher"
+    own.mkdir(parents=True)
+    (own / "cluster.yaml").write_text("_target_: mine.Cluster\n", encoding="utf-8")
+
+    assert faults(["hydra/launcher=cluster"], ("mine",)) == []
+    assert [d.code for d in faults(["hydra/launcher=cluster"], ())] == ["LF731"]
+
+
+def test_ours_for_ray_is_found_by_hydra():
+    assert "llmforge_ray" in launchers._registered()
+
+
+def test_a_job_is_told_its_place():
+    told: list[list[str]] = []
+
+    def launch(jobs: list[list[str]], first: int) -> list[object]:
+        told.extend(jobs)
+        return []
+
+    joblib = {"_target_": "hydra_plugins.hydra_joblib_launcher.JoblibLauncher", "n_jobs": 2}
+    placed(launch, joblib, 3)([["a"], ["b"], ["c"]], 0)
+
+    assert [place_of(job) for job in told] == [(0, 2), (1, 2), (0, 2)]
+    assert place_of(["+sweep_trial=x"]) == (0, 1)
+    assert place_override(1, 2) == "+sweep_place=[1,2]"
+
+
+def test_devices_and_threads_are_divided(work, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    plan = compile_plan(["hardware=h100_80gb", "hardware.count=2", "tracking=none"])
+
+    assert [shares(plan, n, 2)["CUDA_VISIBLE_DEVICES"] for n in range(3)] == ["4", "5", "4"]
+    assert shares(plan, 0, 2)["OMP_NUM_THREADS"] == str(max(1, cores() // 2))
+    assert shares(plan, 0, 1) == {}
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert "OMP_NUM_THREADS" not in shares(plan, 0, 2)
+
+
+def test_no_more_trials_at_once_than_devices(work):
+    joblib = {"_target_": "hydra_plugins.hydra_joblib_launcher.JoblibLauncher", "n_jobs": 8}
+    definition = define(["hardware=h100_80gb", "hardware.count=2", "tracking=none", "seed=1,2,3"])
+    points = examine(definition, grid(definition))
+
+    assert at_once(definition, points, joblib) == 2
+    basic = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}
+    assert at_once(definition, points, basic) == 1
+    slurm = {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+             "array_parallelism": 7}  # fmt: skip
+    assert at_once(definition, points, slurm) == 7
