@@ -35,7 +35,7 @@ ConfigStore.instance().store(
 )
 
 
-class LlmforgeRayLauncher(Launcher):  # type: ignore[misc]
+class LlmforgeRayLauncher(Launcher):
     """Runs jobs as Ray tasks and waits for all of them."""
 
     def __init__(

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from llmforge.diagnostics import ConfigRefused, Diagnostic
+if TYPE_CHECKING:
+    from llmforge.diagnostics import ConfigRefused
 
 _EXIT = {"worst": 0}
 
@@ -40,15 +42,17 @@ def hydra_train(args: Sequence[str]) -> int:
     flags = [word for word in words if word.startswith("-") and word != _DRY]
     clash = next((word for word in flags if word.partition("=")[0] in _NO_MULTIRUN), None)
     if clash is not None:
-        raise ConfigRefused([_contradicts(clash)])
+        raise _contradicts(clash)
     other_sweeper = any(word.startswith("hydra/sweeper=") and word != OWN_SWEEPER for word in words)
     if other_sweeper or flags:
         return _hydra(rest, dirs)
     return sweep([word for word in words if word != _DRY], dirs, _DRY in words)
 
 
-def _contradicts(flag: str) -> Diagnostic:
-    return Diagnostic(
+def _contradicts(flag: str) -> ConfigRefused:
+    from llmforge.diagnostics import ConfigRefused, Diagnostic
+
+    found = Diagnostic(
         "LF733",
         f"`{flag}` shows one composition, and `-m` asks for several runs",
         notes=(
@@ -56,6 +60,7 @@ def _contradicts(flag: str) -> Diagnostic:
             "without -m, and with one value for each key, the composition is shown",
         ),
     )
+    return ConfigRefused([found])
 
 
 def sweep(overrides: Sequence[str], dirs: Sequence[str], dry: bool = False) -> int:
@@ -110,6 +115,7 @@ def _job(overrides: list[str], dirs: list[str]) -> object:
 def _run(overrides: list[str], dirs: list[str]) -> int:
     from llmforge import render
     from llmforge.compiler.passes import compile_plan
+    from llmforge.diagnostics import ConfigRefused
 
     try:
         outcome = compile_plan(overrides, dirs).run()

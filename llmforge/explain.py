@@ -28,7 +28,6 @@ from llmforge.schema.docs import field_doc, field_type
 from llmforge.schema.extension import NAMED
 from llmforge.schema.run import Scalars
 from llmforge.schema.sweep import APART
-from llmforge.sweep import launchers
 
 _WIDTH = 96
 
@@ -203,8 +202,6 @@ def list_groups(config_dirs: Sequence[str]) -> str:
 
 def list_group(group: str, config_dirs: Sequence[str]) -> str:
     """The options of one group with their first comment."""
-    if group == launchers.GROUP:
-        return table(launchers.listed(), (group, "needs", "what it is"))
     known = groups(config_dirs)
     if group not in known:
         raise ConfigRefused(

@@ -33,6 +33,10 @@ LOOKED_AT = 1 << 16
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+class CannotShare(Exception):
+    """A base holds weights of a class that is not known here."""
+
+
 @dataclass
 class RandomState:
     """Where the random number generators of this process stand."""
@@ -115,6 +119,7 @@ class Shelf:
         self.loads = 0
         """How often a base was built."""
         self._lent: list[tuple[torch.nn.Parameter, torch.nn.Parameter]] = []
+        self._unshared: str | None = None
 
     def take(self, plan: Plan, tokenizer: Any, make: Callable[[], Any]) -> Any:
         """A model for one run: a copy of the base's modules over the base's weights.
@@ -129,7 +134,12 @@ class Shelf:
             self.base.drawn.restore()
         else:
             set_seed(seed)
-        model, self._lent = shared_copy(self.base.model)
+        try:
+            model, self._lent = shared_copy(self.base.model)
+        except CannotShare as found:
+            # the run takes the model itself, as in a process of its own, and is the last one here
+            model, self._unshared = self.base.model, str(found)
+            self.base = None
         return model
 
     def _built(self, key: str, seed: int, make: Callable[[], Any]) -> Base:
@@ -158,6 +168,8 @@ class Shelf:
     def fault(self) -> str | None:
         """What the run that has ended did to the base; None when it is as it was."""
         self._lent = []
+        if self._unshared is not None:
+            return self._unshared
         if self.base is None or self.base.look() == self.base.digest:
             return None
         return "the trial wrote into the weights of its base"
@@ -222,6 +234,9 @@ def shared_copy(
 
     Returns:
         The copy, and its parameters each with the one whose memory it shares.
+
+    Raises:
+        CannotShare: a parameter is of a class that cannot be made twice over one memory.
     """
     lent = []
     known: dict[int, Any] = {}
@@ -231,13 +246,23 @@ def shared_copy(
         lent.append((alias, kept))
         state = getattr(kept, "quant_state", None)
         if state is not None:
-            known[id(state)] = state  # scales of 4-bit weights, which nothing writes
+            made_state: Any = alias
+            made_state.quant_state = known[id(state)] = _same_scales(state)
     made = copy.deepcopy(model, known)
     for module in made.modules():
-        weight = getattr(module, "weight", None)
+        weight: Any = getattr(module, "weight", None)
         if hasattr(weight, "quant_state"):
             weight.module = module  # it tells its module when it is moved
     return made, lent
+
+
+def _same_scales(state: Any) -> Any:
+    """What a 4-bit weight knows of itself once more, over the same tensors: the library changes
+    its attributes when it packs a weight anew."""
+    made = copy.copy(state)
+    if getattr(made, "state2", None) is not None:
+        made.state2 = copy.copy(made.state2)
+    return made
 
 
 def _look(tensor: torch.Tensor) -> tuple[int, int]:
@@ -251,13 +276,16 @@ def _alias(weight: torch.nn.Parameter) -> torch.nn.Parameter:
     """Another parameter over the same memory, of the same class."""
     if type(weight) is torch.nn.Parameter:
         return torch.nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
+    kind: Any = type(weight)
+    known: Any = weight
+    made: torch.nn.Parameter
     if hasattr(weight, "SCB"):  # 8 bits: its constructor takes what it has
-        made = type(weight).__new__(
-            type(weight), data=weight.data, requires_grad=weight.requires_grad,
-            has_fp16_weights=weight.has_fp16_weights, CB=weight.CB, SCB=weight.SCB,
+        made = kind.__new__(
+            kind, data=known.data, requires_grad=known.requires_grad,
+            has_fp16_weights=known.has_fp16_weights, CB=known.CB, SCB=known.SCB,
         )  # fmt: skip
     else:
         made = copy.copy(weight)
     if made.data_ptr() != weight.data_ptr():
-        raise TypeError(f"a parameter of class {type(weight).__name__} cannot share its memory")
-    return made  # type: ignore[no-any-return]
+        raise CannotShare(f"a parameter of class {type(weight).__name__} cannot share its memory")
+    return made

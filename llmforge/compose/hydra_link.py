@@ -130,3 +130,15 @@ def hydra_link(session: Session) -> Iterator[HydraLink]:
             job.set("name", name)
             if version is not None and type(version) is not object:  # Hydra's mark for "never set"
                 base.setbase(version)
+
+
+def registered(*group: str) -> list[str]:
+    """Options of a group of Hydra's own (`hydra`, `launcher`); its plugins are imported to know."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()
+    found: Any = ConfigStore.instance().repo
+    for part in group:
+        found = found.get(part, {})
+    return [str(name).removesuffix(".yaml") for name in found]

@@ -105,6 +105,9 @@ def define(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> 
     found += [d for d in space.diagnostics if d not in found]
     found += _of_space(space, spec, draft.origins)
     found += storage_faults(spec)
+    if not space.dimensions:
+        # no point will tell what is wrong with what is fixed
+        found += [d for d in draft.diagnostics if d.is_error and d not in found]
     refuse_on_error(found)
     fixed = tuple(text for text in space.fixed if not _is_about_sweep(text))
     first = [one.override(one.values[0] if one.values else f"{one.low:.17g}")

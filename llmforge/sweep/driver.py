@@ -184,13 +184,12 @@ class Running:
         for path in ready:
             _tell_held(RunFolder(path))
         asked = Asked(self.folder)
+        found: Diagnostic | None = None
         try:
             with asked_to_stop(asked):
                 self.launch([[job_override(path)] for path in ready], self.started)
         except Exception as error:  # launchers raise whatever their libraries do
             found = _launcher_failed(error)
-        else:
-            found = None
         self.swept.interrupted = self.swept.interrupted or asked.by is not None
         if found is None or self.swept.interrupted:
             return found

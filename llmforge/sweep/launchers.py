@@ -89,7 +89,9 @@ def faults(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Diagnos
                 hint=f"{GROUP}=basic",
             )
         ]
-    known = sorted({*ENGINES, *_registered(), *_own(config_dirs)})
+    from llmforge.compose.hydra_link import registered
+
+    known = sorted({*ENGINES, *registered(*GROUP.split("/")), *_own(config_dirs)})
     if name in known:
         return []
     return [
@@ -102,16 +104,6 @@ def faults(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[Diagnos
             hint=f"{GROUP}={next(iter(near(name, known)), 'basic')}",
         )
     ]
-
-
-def _registered() -> list[str]:
-    """Launchers of other plugins; Hydra imports all of them to know."""
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.plugins import Plugins
-
-    Plugins.instance()
-    store = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
-    return [name.removesuffix(".yaml") for name in store]
 
 
 def _own(config_dirs: Sequence[str]) -> list[str]:

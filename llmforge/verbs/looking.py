@@ -90,7 +90,12 @@ def _ui(parsed: argparse.Namespace) -> int:
 def _list(parsed: argparse.Namespace) -> int:
     from llmforge import render
     from llmforge.explain import list_group, list_groups
+    from llmforge.sweep import launchers
 
+    if parsed.group == launchers.GROUP:
+        head = (launchers.GROUP, "needs", "what it is")
+        render.emit(render.table(launchers.listed(), head))
+        return EXIT_DONE
     render.emit(
         list_group(parsed.group, parsed.config_dirs)
         if parsed.group

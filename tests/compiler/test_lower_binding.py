@@ -188,6 +188,7 @@ def test_a_keyword_that_nobody_takes_is_found(part, solved):
         "optimizer": ("optimizer=sgd",),
         "schedule": ("schedule=multistep",),
         "quantization_config": ("quantization=4bit",),
+        "trl": ("trainer=dpo", "data=builtin_pairs", "collator=preference"),
     }
     context = solved(*TINY, H200, "lora=small", *overrides.get(part, ()))
     section, bind = BINDS[part]

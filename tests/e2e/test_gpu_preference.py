@@ -39,7 +39,7 @@ pytestmark = [
 LENGTH = 1024 if CUDA else 64
 ANSWER = 4
 """Words of an answer to a question: its prompt fills the row but for them and the tokens around."""
-WITHIN = 0.1
+WITHIN = 0.06
 """Share by which a plan may miss, either way."""
 
 COMMON = (
@@ -189,7 +189,6 @@ MEASURES: dict[str, tuple[str, ...]] = {
         *("evaluation.exact_match_rows=64", f"evaluation.answers_at_once={4 * ROWS}"),
         "evaluation.micro_batch=1",
     ),
-    "neither": (f"evaluation.micro_batch={ROWS}", "evaluation.exact_match_rows=0"),
 }
 BASES: dict[str, tuple[str, ...]] = {"16 bits": (), "4 bits": ("quantization=4bit",)}
 
@@ -220,5 +219,3 @@ def test_evaluations_take_the_memory_foretold(model: Path, work: Path, base: str
         except AssertionError as fault:
             found[name] = str(fault)
     assert not [fault for fault in found.values() if isinstance(fault, str)], found
-    if CUDA:
-        assert found["neither"]["measured_bytes"] < 0.5 * found["whole logits"]["measured_bytes"]

@@ -43,7 +43,7 @@ pytestmark = [
 STOPPED_AT, KILLED_AT, EVERY, STEPS = 5, 10, 4, 12
 """Optimizer steps that are done when the signal comes, steps between saves, and of the run."""
 
-ATTEMPTS = r"""
+ATTEMPT = r"""
 import json, os, signal, sys, traceback
 from pathlib import Path
 import llmforge.build.trainer, llmforge.stages.evaluate, llmforge.stages.train
@@ -63,6 +63,7 @@ def attempt(path, step, name):
     os.dup2(log, 1)
     os.dup2(log, 2)
     code = 99
+    sys.stdin.readline()
     try:
         if name:
             signalled(step, name)
@@ -72,15 +73,10 @@ def attempt(path, step, name):
     finally:
         os._exit(code)
 
-codes = []
-for folder, step, name in json.loads(sys.argv[1]):
-    child = os.fork()
-    if child == 0:
-        attempt(Path(folder), step, name)
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(json.dumps(codes))
+attempt(Path(sys.argv[1]), *json.loads(sys.argv[2]))
 """
-"""One process imports the libraries, touches no device, and forks a child for each attempt."""
+"""A process for each attempt, since libraries that have seen a device cannot be forked. It imports
+them and waits until it is told to begin."""
 
 COMMON = (
     *("data=jsonl", "data.train=rows.jsonl", "data.evaluation=held_out.jsonl", "tracking=none"),
@@ -188,24 +184,27 @@ def folder_of(plan: Plan, parent: Path) -> RunFolder:
 def attempts(plan: Plan, parent: Path) -> Ends:
     """The undisturbed run, and the one that is stopped, killed and started again."""
     whole, run = folder_of(plan, parent / "whole"), folder_of(plan, parent / "run")
-    signals = [(STOPPED_AT, "SIGUSR1"), (KILLED_AT, "SIGKILL"), (0, None)]
-    asked = [(str(whole.path), 0, None), *((str(run.path), *each) for each in signals)]
-    script = parent / "attempts.py"
-    script.write_text(ATTEMPTS, encoding="utf-8")
-    environment = worker_environment(plan, 1, quiet=True) | {
-        "PYTHONPATH": os.pathsep.join([str(Path(llmforge.__file__).parents[1]), *sys.path]),
-        # asks the driver whether there is a device, and leaves it alone: children are forked
-        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, str(script), json.dumps(asked)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
+    script = parent / "attempt.py"
+    script.write_text(ATTEMPT, encoding="utf-8")
+    environment = worker_environment(plan, 1, quiet=True)
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(llmforge.__file__).parents[1]), *sys.path]
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return Ends(whole, run, json.loads(done.stdout.splitlines()[-1]))
+    signals = [(STOPPED_AT, "SIGUSR1"), (KILLED_AT, "SIGKILL"), (0, None)]
+    asked = [(whole, (0, None)), *((run, signal) for signal in signals)]
+    waiting = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(folder.path), json.dumps(signal)],
+            stdin=subprocess.PIPE,
+            env=environment,
+        )
+        for folder, signal in asked
+    ]
+    codes = []
+    for process in waiting:
+        process.communicate(b"begin\n")
+        codes.append(process.returncode)
+    return Ends(whole, run, codes)
 
 
 def weights(run: RunFolder) -> dict[str, bytes]:

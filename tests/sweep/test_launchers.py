@@ -10,10 +10,10 @@ import pytest
 
 from llmforge import installed
 from llmforge.compiler.passes import compile_plan
+from llmforge.compose.hydra_link import registered
 from llmforge.run.environment import cores
 from llmforge.run.folder import RunFolder
 from llmforge.run.status import Status
-from llmforge.sweep import launchers
 from llmforge.sweep.definition import define
 from llmforge.sweep.driver import Swept, drive
 from llmforge.sweep.jobs import place_of, place_override, trial_folder
@@ -87,6 +87,7 @@ class Breaks:
         self.done = done
 
     def __call__(self, jobs: list[list[str]], first: int) -> Sequence[object]:
+        del first
         for job in jobs[: self.done]:
             folder = trial_folder(job)
             assert folder is not None
@@ -142,7 +143,7 @@ def test_a_launcher_of_ones_own_folder_is_known(work):
 
 
 def test_ours_for_ray_is_found_by_hydra():
-    assert "llmforge_ray" in launchers._registered()
+    assert {"basic", "llmforge_ray"} <= set(registered("hydra", "launcher"))
 
 
 def test_a_job_is_told_its_place():

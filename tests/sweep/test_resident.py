@@ -251,6 +251,44 @@ class TestTheShelf:
 
         assert shelf.fault() is not None
 
+    @pytest.mark.parametrize("bits", [4, 8])
+    def test_copies_of_a_quantized_base_learn_what_the_base_would(self, base, bits):
+        pytest.importorskip("bitsandbytes")
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+        from llmforge.build.bases import shared_copy
+        from llmforge.build.quantized import keep_layout
+
+        quantized = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+
+        def load() -> Any:
+            found = AutoModelForCausalLM.from_pretrained(
+                base, quantization_config=quantized, device_map={"": "cpu"}, dtype=torch.float32
+            )
+            keep_layout(found)
+            return found
+
+        def losses(model: Any) -> list[float]:
+            torch.manual_seed(1)
+            wrapped = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+            trained = [weight for weight in wrapped.parameters() if weight.requires_grad]
+            optimizer = torch.optim.AdamW(trained, lr=1e-2)
+            tokens, found = torch.arange(24).reshape(2, 12), []
+            for _ in range(3):
+                loss = wrapped(input_ids=tokens, labels=tokens).loss
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                found.append(loss.item())
+            return found
+
+        alone, kept = losses(load()), load()
+        assert losses(shared_copy(kept)[0]) == alone
+        assert losses(shared_copy(kept)[0]) == alone  # nothing of the first is in the second
+        assert len(set(alone)) == 3
+
     def test_another_seed_shares_a_checkpoint_but_no_random_base(self, base, planned):
         import torch
 

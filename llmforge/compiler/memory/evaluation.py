@@ -3,7 +3,8 @@
 In: facts of a model and solved settings. Out: bytes, by term. Generating keeps keys and values of
 every token in each layer, for all answers at once; a layer's are copied when a token is added, so
 one layer's stand there twice. Logits are those of the last token alone: in the compute format, in
-float32, and once more as scores.
+float32, and once more as scores. While prompts are read, a layer's own needs stand beside the keys
+and values of all layers; held to a GPU in `benchmarks/memory.md`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,12 @@ from llmforge.compiler.facts.families import ModelFacts
 from llmforge.compiler.memory.activations_tape import BYTES
 from llmforge.compiler.memory.loss import LossMemory, whole_logits
 from llmforge.schema import RunSpec
+
+FLOAT32_LOGITS = "float32_logits"
+"""Term of what an evaluation takes in a run that trains, and not by itself."""
+
+_ROW = 8
+"""Bytes per token and word of one row: its float32 logits, and their logarithm."""
 
 _SCORES = 8
 """Bytes per word of the vocabulary and answer beside the logits: float32 logits, and scores."""
@@ -24,14 +31,20 @@ def measures_logits(spec: RunSpec) -> bool:
 
 def evaluation_logits(
     model: ModelFacts, spec: RunSpec, loss: LossMemory, rows: int, length: int
-) -> int:
-    """Logits and loss of one forward pass over `rows` padded to `length`; bytes.
+) -> dict[str, int]:
+    """Terms of logits and loss of one forward pass over `rows` padded to `length`; bytes.
 
-    What a metric of the user's own makes of the logits is not known, and not counted.
+    `float32_logits` are the copy that a wrapped model makes, in a run that trains: an evaluation by
+    itself does without, and makes one row's and its logarithm at a time. What a metric of the
+    user's own makes of the logits is not known, and not counted.
     """
-    if not measures_logits(spec):
-        return loss.evaluation
-    return max(loss.evaluation, whole_logits(model, spec, rows, length))
+    whole = whole_logits(model, spec, rows, length)
+    if not measures_logits(spec) and loss.evaluation < whole:
+        return {"logits_and_loss": loss.evaluation}
+    total = max(loss.evaluation, whole)
+    row = length * model.vocabulary
+    alone = min(total, BYTES[str(spec.precision.compute)] * rows * row + _ROW * row)
+    return {"logits_and_loss": alone, FLOAT32_LOGITS: total - alone}
 
 
 def answers_at_once(spec: RunSpec) -> int:
@@ -42,15 +55,20 @@ def answers_at_once(spec: RunSpec) -> int:
     return evaluation.answers_at_once if isinstance(evaluation.answers_at_once, int) else 1
 
 
-def answer_memory(model: ModelFacts, spec: RunSpec, answers: int, scratch: int) -> dict[str, int]:
-    """Terms of generating `answers` at once; `scratch` is what a layer needs to read the prompts.
+def answer_memory(
+    model: ModelFacts, spec: RunSpec, answers: int, scratch: int, held: int
+) -> dict[str, int]:
+    """Terms of generating `answers` at once.
 
-    Prompts are taken to be as long as `collator.max_length`, answers as `max_new_tokens`.
+    `scratch` is what a layer needs to read the prompts, `held` the bytes of a key's or value's
+    number: 4 where layers hand float32 to each other. Prompts are taken to be as long as
+    `collator.max_length`, answers as `max_new_tokens`.
     """
     size = BYTES[str(spec.precision.compute)]
     longest = int(spec.collator.max_length) + spec.generation.max_new_tokens
     length = min(longest, model.context or longest)
-    of_layer = 2 * answers * length * model.kv_heads * model.head_dim * size
+    of_layer = 2 * answers * length * model.kv_heads * model.head_dim * held
     logits = answers * model.vocabulary * (size + _SCORES)
-    terms = {"key_value_cache": (model.layers + 1) * of_layer}
-    return terms | ({"scratch": scratch} if scratch > logits else {"logits": logits})
+    if scratch > logits + of_layer:
+        return {"key_value_cache": model.layers * of_layer, "scratch": scratch}
+    return {"key_value_cache": (model.layers + 1) * of_layer, "logits": logits}

@@ -94,7 +94,7 @@ def loss_memory(
 
 
 def _pairs(model: ModelFacts, spec: RunSpec, tokens: int, evaluated: int) -> LossMemory:
-    """Log-probabilities of pairs, of so many tokens."""
+    """Log-probabilities of pairs, of so many tokens. Pieces of the head are cast, never all."""
     hidden, cast = hidden_states(model, spec, tokens), head_cast(model, spec)
     gradient = 4 * tokens * model.hidden + head_gradient(model, spec)
     return LossMemory(
@@ -102,8 +102,8 @@ def _pairs(model: ModelFacts, spec: RunSpec, tokens: int, evaluated: int) -> Los
         backward=hidden + gradient + tile(model, spec, tokens, backward=True) + cast,
         kept=hidden,
         evaluation=tile(model, spec, evaluated) + hidden_states(model, spec, evaluated) + cast,
-        head_cast=0,
-        tables=2,
+        head_cast=_head_cast(model, spec),
+        tables=1 if cast else 2,
     )
 
 

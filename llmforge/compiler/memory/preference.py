@@ -59,6 +59,17 @@ def reference_weights(spec: RunSpec, base: int) -> int:
     return base if isinstance(trainer, DpoSpec) and trainer.reference == "copy" else 0
 
 
+def reference_cast(model: ModelFacts, spec: RunSpec) -> int:
+    """The largest weight of a frozen second model in the compute format, where it is held in
+    another: autocast keeps no copies of frozen weights beyond their use; bytes."""
+    trainer, compute = spec.trainer, str(spec.precision.compute)
+    copied = isinstance(trainer, DpoSpec) and trainer.reference == "copy"
+    if not copied or compute == str(spec.precision.weights):
+        return 0
+    inner = (m for m in model.linear_modules if m.role != "head")
+    return BYTES[compute] * max((m.out_features * m.in_features for m in inner), default=0)
+
+
 def passes_reference(spec: RunSpec) -> bool:
     """Does each step go through the reference as well?"""
     trainer = spec.trainer

@@ -25,7 +25,7 @@ from llmforge.compiler.memory.evaluation import (
     evaluation_logits,
 )
 from llmforge.compiler.memory.loss import LossMemory, loss_memory
-from llmforge.compiler.memory.preference import passes_reference
+from llmforge.compiler.memory.preference import passes_reference, reference_cast
 from llmforge.compiler.memory.static import Static, static_memory
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import LowRank, PromptTuning, TargetedAdapter
@@ -118,11 +118,12 @@ def memory_sheet(
     moment, step = _step(model, spec, asked, static, always, kept, loss)
     casts = 0 if is_sharded(spec) else kept.forward_casts
     forward = forward_scratch(model, spec, asked, evaluation_rows, length) + casts
-    evaluated = [{"logits_and_loss": evaluation_logits(model, spec, loss, evaluation_rows, length)}]
+    evaluated = [evaluation_logits(model, spec, loss, evaluation_rows, length)]
     evaluated.append({"scratch": forward})
     if answered := answers_at_once(spec):
         scratch = forward_scratch(model, spec, asked, answered, length) + casts
-        evaluated.append(answer_memory(model, spec, answered, scratch))
+        size = _hidden_size(spec, asked)
+        evaluated.append(answer_memory(model, spec, answered, scratch, size))
     evaluation = max(evaluated, key=lambda terms: sum(terms.values()))
     phases = {
         "load": {"loading": static.load},
@@ -227,12 +228,14 @@ def _step(
         "optimizer": {**ended, "activations": 0, "scratch": static.optimizer_scratch},
     }
     if passes_reference(spec):
-        # the policy's pass is kept while the reference's goes through, layer by layer
-        through = forward_scratch(model, spec, asked, asked.rows, asked.length)
-        through += 0 if sharded else kept.forward_casts
+        # the policy's pass is kept while the reference's goes through, layer by layer; then its
+        # log-probabilities are computed
+        through = forward_scratch(model, spec, asked, asked.rows, asked.length, adapted=False)
+        through += 0 if sharded else reference_cast(model, spec)
         moments["reference's pass"] = {
             **passed,
-            "scratch": through,
+            "weight_casts": moments["loss"]["weight_casts"],
+            "scratch": max(0, through - (loss.forward - loss.kept)),
             "logits_and_loss": loss.forward,
         }
     name = max(moments, key=lambda name: sum(moments[name].values()))
@@ -284,13 +287,21 @@ def _dora_scratch(model: ModelFacts, spec: RunSpec) -> int:
 
 
 def forward_scratch(
-    model: ModelFacts, spec: RunSpec, asked: ForwardPass, rows: int, length: int
+    model: ModelFacts,
+    spec: RunSpec,
+    asked: ForwardPass,
+    rows: int,
+    length: int,
+    adapted: bool = True,
 ) -> int:
     """What one layer needs for itself without gradients: the feed-forward layer's three parts, an
-    adapter's float32 copy of the last one's input, the residual stream; bytes."""
+    adapter's float32 copy of the last one's input (unless it is switched off), the residual stream;
+    bytes."""
     stream, wide = _hidden_size(spec, asked), _intermediate(model)
-    adapted = isinstance(spec.lora, TargetedAdapter) and any(
-        m.in_features == model.intermediate for m in hit_modules(model, spec.lora)
+    adapted = (
+        adapted
+        and isinstance(spec.lora, TargetedAdapter)
+        and any(m.in_features == model.intermediate for m in hit_modules(model, spec.lora))
     )
     inner = 3 * wide * stream + (4 * wide if adapted else 0) + 3 * model.hidden * stream
     scores = _scores(model, asked, rows, length) * _SCORES_FORWARD
