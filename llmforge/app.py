@@ -105,11 +105,15 @@ def _hydra(args: Sequence[str], dirs: Sequence[str]) -> int:
 
 def _job(overrides: list[str], dirs: list[str]) -> object:
     """One job of Hydra: a trial of a sweep, or a run of its own."""
-    from llmforge.sweep.jobs import place_of, trial_folder
+    from llmforge.sweep.jobs import in_company, place_of, trial_folder
     from llmforge.sweep.trial import run_trial
 
     folder = trial_folder(overrides)
-    return _run(overrides, dirs) if folder is None else run_trial(folder, *place_of(overrides))
+    if folder is None:
+        return _run(overrides, dirs)
+    place, places = place_of(overrides)
+    with in_company(places):
+        return run_trial(folder, place, places)
 
 
 def _run(overrides: list[str], dirs: list[str]) -> int:

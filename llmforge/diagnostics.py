@@ -2,7 +2,7 @@
 
 In: nothing. Out: `Diagnostic`, the one shape of every user-facing finding, and `ConfigRefused`,
 the one exception that carries a batch of them. Rendering lives in `render.py`; the texts behind
-`llmforge explain CODE` live in `codes.py` and in the rules' own docstrings.
+`llmforge explain CODE` live in `codes/` and in the rules' own docstrings.
 
 This module does not decide anything: rules and passes do.
 """
@@ -30,7 +30,7 @@ class Diagnostic:
     """One finding, complete enough to be rendered as text, JSON or a CI annotation."""
 
     code: str
-    """`LF` and three digits; the first digit is the family (see `codes.py`)."""
+    """`LF` and three digits; the first digit is the family (see `codes/`)."""
     message: str
     """One line, lower case, standing alone; names the fault, never the cure."""
     severity: Severity = Severity.ERROR

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmforge.compiler.memory.evaluation import FLOAT32_LOGITS
 from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.plan import Plan
 from llmforge.run import journal
@@ -117,7 +116,7 @@ def memory(plan: Plan, measured: int | None) -> dict[str, float]:
     return _beside((plan.estimate.get("memory") or {}).get("peak_bytes"), measured)
 
 
-_OF_TRAINING = ("optimizer_state", "master_weights", FLOAT32_LOGITS)
+_OF_TRAINING = ("optimizer_state", "master_weights", "float32_logits")
 """Terms of the plan's evaluation that are not there where nothing was trained before."""
 
 

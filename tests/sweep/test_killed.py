@@ -63,6 +63,21 @@ def until(condition: Callable[[], object], driver: subprocess.Popen[str]) -> Non
         time.sleep(0.05)
 
 
+def until_gone(folder: Path) -> None:
+    """No process that a killed driver started is left in the folder."""
+    deadline = time.monotonic() + PATIENCE
+    while left := [p for p in Path("/proc").glob("[0-9]*") if works_in(p, folder)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def works_in(process: Path, folder: Path) -> bool:
+    try:
+        return process.name != str(os.getpid()) and (process / "cwd").resolve() == folder
+    except OSError:
+        return False
+
+
 def ended(driver: subprocess.Popen[str]) -> tuple[int, str]:
     code = driver.wait(PATIENCE)
     return code, Path(OUTPUT).read_text(encoding="utf-8")  # `work` is the working folder
@@ -123,6 +138,7 @@ def test_a_driver_that_is_killed_twice_repeats_nothing(start, work, launcher, at
         if run.run_id in done:
             assert (run.path / "result.json").stat().st_mtime == done[run.run_id]
 
+    until_gone(work)
     code, out = ended(start(line))
     assert code == 0
     assert "3 points · 3 finished before · 0 to run" in out
