@@ -79,7 +79,8 @@ MAY_IMPORT_LATER: dict[str, set[str]] = {
     "compiler": {"samples"},  # how many conversations the generator makes
     "codes": {"compiler"},  # rules explain themselves
     "sweep": {"report"},  # the page that is written when a sweep ends
-    "refs": {"compiler", "compose", "run", "build", "render", "track"},  # a reference may name anything
+    # a reference may name anything
+    "refs": {"compiler", "compose", "run", "build", "render", "track"},
     # the worker's half; which hardware is here; what changed since a checkpoint
     "run": {"stages", "build", "compiler", "diff"},
     "stages": {"compiler"},  # settings of generation that a talk, or Python, changes

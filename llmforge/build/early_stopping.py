@@ -10,6 +10,7 @@ Which metric counts is `checkpoint.best`; keeping and loading the best checkpoin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ class Stalled:
         )
 
 
-class StoppedEarly(Exception):  # noqa: N818 - no error: the run is over
+class StoppedEarly(Exception):
     """Raised before the first step of a resumed run whose patience had ended already."""
 
     def __init__(self, found: Stalled) -> None:
@@ -69,11 +70,11 @@ class Patience:
         best, best_step, since = 0.0, 0, 0
         for step, value in self._values(history):
             gain = value - best if self.maximize else best - value
-            if not best_step or gain > self.min_improvement:
-                # a NaN to begin with is nothing to compare with
-                if value == value:  # noqa: PLR0124 - the one way to ask a float whether it is NaN
-                    best, best_step, since = value, step, 0
-                    continue
+            better = not best_step or gain > self.min_improvement
+            # a NaN to begin with is nothing to compare with
+            if better and not math.isnan(value):
+                best, best_step, since = value, step, 0
+                continue
             since += 1
             if since >= self.evaluations:
                 return Stalled(self.metric, step, best, best_step, since)

@@ -12,7 +12,8 @@ RUNNING: dict[str, tuple[str, str]] = {
         "loss or gradient not finite",
         "The run was stopped before the optimizer took the step, so the weights are still good. "
         "The notes name process, micro batch and rows; not_finite.json in the run folder has all "
-        "of them with their losses. Usual causes: too high a rate, float16 overflow, an empty label.",
+        "of them with their losses. Usual causes: too high a rate, float16 overflow, an empty "
+        "label.",
     ),
     "LF803": (
         "out of memory",

@@ -178,7 +178,6 @@ def _one(
     origins: Origins,
 ) -> Diagnostic:
     kind = items[0]["type"]
-    name = key.rpartition(".")[2]
     chain = origins.chain(key) or _chain_below(key, origins)
     if kind == "extra_forbidden":
         return _unknown(key, _siblings(spec, section, key, given), origins)

@@ -153,13 +153,8 @@ def memory_line(memory: Mapping[str, float]) -> str:
     return line
 
 
-def closing(
-    plan: Plan,
-    run: RunFolder,
-    result: Mapping[str, Any],
-    warnings: Sequence[Mapping[str, Any]] = (),
-) -> Text:
-    """What came out, where it is, and what to do next."""
+def _figures(result: Mapping[str, Any]) -> Text:
+    """Losses and shares, before and after."""
     text = Text()
     baseline = result.get("baseline") or {}
     rows = [
@@ -184,6 +179,17 @@ def closing(
             if before is not None:
                 text.append(f"{form.format(before)} -> ")
             text.append(form.format(after), style="bold")
+    return text
+
+
+def closing(
+    plan: Plan,
+    run: RunFolder,
+    result: Mapping[str, Any],
+    warnings: Sequence[Mapping[str, Any]] = (),
+) -> Text:
+    """What came out, where it is, and what to do next."""
+    text = _figures(result)
     if ended := result.get("stopped_early"):
         text.append(f"\n\n{ended['words']}; the best model was kept")
     for sample in result.get("samples") or ():

@@ -439,7 +439,7 @@ def test_a_plan_that_fits_trains_and_a_refused_one_runs_out(larger: Path, how: s
     common = (*FILLED, *METHODS[how])
     checked = check(overridden(larger, *common, *small, "trainer.micro_batch=1"))
     assert checked.context is not None
-    answer = fit(checked.context, "trainer.micro_batch")
+    answer = fit(checked.context, "trainer.micro_batch", any_global_batch=True)
     fits, bursts = answer.largest, math.ceil(1.3 * answer.largest)
     assert fits > 3, "1.3 times as much is at least one row more"
     plan = compiled(larger, *common, *small, f"trainer.micro_batch={fits}")

@@ -32,8 +32,8 @@ def test_doc_is_inherited():
 
 def test_doc_of_a_nested_field():
     assert field_doc(JsonlData, ["fields", "prompt"]) == (
-        "What is given (shapes `prompt_completion` and `preference`; of the latter it may be missing, "
-        "and is then what both answers begin with)."
+        "What is given (shapes `prompt_completion` and `preference`; of the latter it may be "
+        "missing, and is then what both answers begin with)."
     )
 
 
