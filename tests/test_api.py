@@ -101,13 +101,15 @@ def test_train_again_evaluate_generate_runs(tmp_path: Path) -> None:
     assert "perplexity" in cli("evaluate", "--run", "last", cwd=tmp_path).stdout
     assert cli("generate", "Hello", "--run", run_id[:8], cwd=tmp_path).stdout
     assert run_id in cli("runs", cwd=tmp_path).stdout
-    assert "LF809" in cli("generate", "Hello", "--run", "tinny", cwd=tmp_path, code=2).stderr
+    assert "LF863" in cli("generate", "Hello", "--run", "tinny", cwd=tmp_path, code=2).stderr
 
 
-def test_multirun_runs_each_point_and_fails_if_one_is_refused(tmp_path: Path) -> None:
-    cli("train", "-m", *TINY, "optimizer.lr=1e-3,2e-3", cwd=tmp_path)
-    assert len(list((tmp_path / "runs").iterdir())) == 2
+def test_multirun_runs_each_point_and_leaves_out_what_is_refused(tmp_path: Path) -> None:
+    cli("train", "-m", *TINY, "optimizer.lr=1e-3,2e-3", "tracking=none", cwd=tmp_path)
+    (sweep,) = (tmp_path / "multirun").iterdir()
+    assert len(list(sweep.glob("*/result.json"))) == 2
 
-    refused = cli("train", "-m", *TINY, "precision=float16,float32", cwd=tmp_path, code=2)
-    assert "LF304" in refused.stderr
-    assert len(list((tmp_path / "runs").iterdir())) == 3
+    told = cli("train", "-m", *TINY, "precision=float16,float32", "sweep.refused=stop",
+               "tracking=none", cwd=tmp_path, code=2)  # fmt: skip
+    assert "float16" in told.stderr
+    assert len(list((tmp_path / "multirun").iterdir())) == 1

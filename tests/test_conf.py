@@ -20,6 +20,13 @@ FILES = sorted(CONF.rglob("*.yaml"))
 OPTIONS = [(group, option) for group in groups() for option in options(group)]
 
 # what an option cannot know by itself, and what it makes no sense without
+PAIRS = (
+    "model=folder",
+    "model.path=tiny",
+    "data=builtin_pairs",
+    "collator=preference",
+    "trainer=dpo",
+)
 NEEDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("model", "folder"): ("model.path=tiny",),
     ("model", "hub"): ("model.id=example/none",),
@@ -31,6 +38,12 @@ NEEDS: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("experiment", "gsm8k"): ("data.train=qa.jsonl", "data.evaluation=held_out.jsonl"),
     ("experiment", "qlora"): ("model.path=tiny", "hardware=rtx4090"),
+    ("experiment", "dpo"): ("model.path=tiny",),
+    ("collator", "preference"): PAIRS,
+    ("data", "builtin_pairs"): PAIRS,
+    ("trainer", "dpo"): PAIRS,
+    ("evaluation", "early_stopping"): ("checkpoint=best", "checkpoint.every=5%"),
+    ("hub", "push"): ("hub.repository=owner/name",),
     **{
         ("experiment", name): ("hardware=a100_80gb",)
         for name in (

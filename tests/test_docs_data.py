@@ -48,9 +48,12 @@ def commands(console: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def missing(shown: list[str], printed: str) -> list[str]:
-    """Lines that are not printed, or not in this order."""
-    lines = iter([line.rstrip() for line in printed.splitlines()])
-    return [line for line in shown if line.rstrip() not in lines]
+    """Lines that are not printed, or not in this order.
+
+    Columns are as wide as their longest entry, whatever setting that is: blanks count as one.
+    """
+    lines = iter([" ".join(line.split()) for line in printed.splitlines()])
+    return [line for line in shown if " ".join(line.split()) not in lines]
 
 
 def apart(command: str) -> tuple[int, str]:

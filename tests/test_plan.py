@@ -274,7 +274,9 @@ OPTIONS = [
     ("experiment=gsm8k", "data.train=qa.jsonl", "tracking=none"),
     ("hardware=h200", "hardware.count=2", "launch=torchrun", "deepspeed=stage3", "data=sql"),
     ("hardware=h200", "hardware.count=2", "launch=torchrun", "fsdp=full_shard", "data=saved"),
-    ("data=hub",), ("data=class",), ("data=mix",),
+    ("data=hub",), ("data=class",), ("data=mix",), ("hub=push", "hub.repository=a/b"),
+    ("model=folder", "model.path=tiny", "data=builtin_pairs", "collator=preference",
+     "trainer=dpo"),
     ("optimizer=adam", "schedule=wsd", "data=json"),
     ("optimizer=muon", "schedule=multistep", "data=json"),
     ("optimizer=lion", "schedule=inverse_sqrt", "data=json"),
@@ -300,6 +302,7 @@ CANDIDATES = [
     "float32", "bfloat16", "none", "all_only", "lora_only", "minimize", "maximize", "cuda", "cpu",
     "nf4", "fp4", "a/b", ["x"], ["y"], [0.5, 0.5], 1, 2, "train", "drop", "best_fit", "first",
     "paragraph", {"human": "user"}, {"one": 1.0, "two": 2.0},
+    "always", "end", "final", "adapter", "checkpoint", "every_save", "default", "max-autotune", "inductor", "sigmoid", "hinge", "copy", "precomputed",
     "original", [1, 2, 3], "steps", "linear", "10%", "gaussian", "vocabulary", "zero", "uniform",
 ]  # fmt: skip
 

@@ -59,6 +59,64 @@ def test_the_median_error_is_far_below_one_percent() -> None:
     assert statistics.median(errors) < 0.002
 
 
+DPO = (
+    "model=llama3_2_1b", "trainer=dpo", "data=builtin_pairs", "collator.max_length=1024",
+    "trainer.micro_batch=4", "evaluation.micro_batch=4",
+)  # fmt: skip
+RANK_16 = ("lora=small", "lora.r=16", "lora.dropout=0")
+OFF, ON = "trainer.gradient_checkpointing=false", "trainer.gradient_checkpointing=true"
+PAIRS = {
+    "full, copy": ((OFF, "trainer.reference=copy"), 37.80),
+    "full, copy, checkpointing": ((ON, "trainer.reference=copy"), 24.30),
+    "full, precomputed": ((OFF, "trainer.reference=precomputed"), 33.20),
+    "LoRA": ((OFF, *RANK_16), 17.34),
+    "LoRA, checkpointing": ((ON, *RANK_16), 4.42),
+    "LoRA over 4 bits": ((OFF, *RANK_16, "quantization=4bit"), 22.51),
+    "LoRA over 4 bits, accumulated": (
+        (ON, *RANK_16, "quantization=4bit", "trainer.accumulation=2"),
+        4.54,
+    ),
+}
+"""Ways of preference tuning, and GiB at most (`tests/e2e/test_gpu_preference.py`)."""
+
+
+@pytest.mark.parametrize("way", PAIRS)
+def test_what_is_foretold_of_pairs_is_what_a_gpu_measured(way: str) -> None:
+    overrides, measured = PAIRS[way]
+    assert sheet(*DPO, *overrides, *FIXED).peak / GIB == pytest.approx(measured, rel=0.02)
+
+
+EVALUATION = (
+    "model=llama3_2_1b", *RANK_16, ON, "trainer.micro_batch=1", "collator.max_length=1024",
+    "trainer.loss_kernel=chunked", "generation.max_new_tokens=16",
+)  # fmt: skip
+ACCURACY = ("metrics.token_accuracy.kind=token_accuracy", "evaluation.micro_batch=16")
+ANSWERS = (
+    *("evaluation.exact_match_rows=64", "evaluation.answers_at_once=64"),
+    "evaluation.micro_batch=1",
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "in_training", "alone"),
+    [
+        (ACCURACY, 14.23, 7.29),
+        ((*ACCURACY, "quantization=4bit"), 13.38, 6.43),
+        (ANSWERS, None, 9.87),
+        ((*ANSWERS, "quantization=4bit"), None, 14.50),
+    ],
+)
+def test_evaluation_takes_what_a_gpu_measured(
+    overrides: tuple[str, ...], in_training: float | None, alone: float
+) -> None:
+    """By itself it has no state of an optimizer, and no float32 copy of all logits."""
+    found = sheet(*EVALUATION, *FIXED, *overrides).phases["evaluation"]
+    if in_training:
+        assert sum(found.values()) / GIB == pytest.approx(in_training, rel=0.01)
+    terms = {k: v for k, v in found.items() if k not in ("optimizer_state", "float32_logits")}
+    assert sum(terms.values()) / GIB == pytest.approx(alone, rel=0.05)
+
+
 def test_a_larger_batch_takes_more_and_checkpointing_less() -> None:
     base = ("model=llama3_8b", "lora=small", "hardware=h200", "trainer.global_batch=auto")
     off = "trainer.gradient_checkpointing=false"
