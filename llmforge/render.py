@@ -183,8 +183,7 @@ def _summary(plan: Plan) -> list[str]:
             f"{plan.settings['launch']['processes']})"
         )
         lines.append(
-            f"  records    {estimate['evaluations']} evaluations during training, "
-            f"{_saves(plan)}"
+            f"  records    {estimate['evaluations']} evaluations during training, {_saves(plan)}"
         )
     lines.append(f"  hardware   {hardware['count']} x {hardware['name']}")
     if "memory" in estimate:

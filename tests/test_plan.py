@@ -302,7 +302,8 @@ CANDIDATES = [
     "float32", "bfloat16", "none", "all_only", "lora_only", "minimize", "maximize", "cuda", "cpu",
     "nf4", "fp4", "a/b", ["x"], ["y"], [0.5, 0.5], 1, 2, "train", "drop", "best_fit", "first",
     "paragraph", {"human": "user"}, {"one": 1.0, "two": 2.0},
-    "always", "end", "final", "adapter", "checkpoint", "every_save", "default", "max-autotune", "inductor", "sigmoid", "hinge", "copy", "precomputed",
+    "always", "end", "final", "adapter", "checkpoint", "every_save", "default", "max-autotune",
+    "inductor", "sigmoid", "hinge", "copy", "precomputed",
     "original", [1, 2, 3], "steps", "linear", "10%", "gaussian", "vocabulary", "zero", "uniform",
 ]  # fmt: skip
 

@@ -152,7 +152,7 @@ class StreamedDataset(torch.utils.data.IterableDataset):  # type: ignore[misc]
                 f"{self._plan.spec.collator.max_length}; hint: collator.truncation=right"
             )
         borders = [0, *np.cumsum(made.lengths).tolist()]
-        for (start, end), owner in zip(pairwise(borders), made.owners.tolist(), strict=True):
+        for (start, end), owner in zip(pairwise(borders), map(int, made.owners), strict=True):
             yield {
                 "input_ids": made.ids[start:end],
                 "labels": made.labels[start:end],
