@@ -232,7 +232,10 @@ def _is_packed(plan: Plan | None) -> bool:
 def _adapted(base: Any, folder: Path, plan: Plan | None) -> Any:
     """The base with the trained adapter of a folder, in the formats of the plan."""
     config = PeftConfig.from_pretrained(str(folder))
-    model = PeftModel.from_pretrained(base, str(folder), config=config, is_trainable=True)
+    # PEFT takes no prompt back up for training; here nothing is trained anyway
+    model = PeftModel.from_pretrained(
+        base, str(folder), config=config, is_trainable=not config.is_prompt_learning
+    )
     if plan is not None:
         # formats first, then values: a module that was trained whole in float32 would be rounded to
         # the format of its neighbours

@@ -57,7 +57,7 @@ def chosen(base: Path, settings, tmp_path: Path, monkeypatch) -> Chosen:
             "model=folder", f"model.path={base}", "data=jsonl", "data.train=train.jsonl",
             "hardware=cpu", "tracking=none", "collator.max_length=100", "trainer.epochs=null",
             "trainer.max_steps=2", "trainer.global_batch=4", "trainer.micro_batch=4",
-            "optimizer.lr=0.01", "schedule=constant", "evaluation=end", "checkpoint.every=null",
+            "optimizer.lr=0.002", "schedule=constant", "evaluation=end", "checkpoint.every=null",
             "tokenizer.chat_template=chatml", "lora=small", *overrides,
         ]  # fmt: skip
 

@@ -27,6 +27,8 @@ def option(*overrides: str) -> dict[str, Any]:
     values = compose(["hardware=cpu", *overrides]).values
     if values["optimizer"].get("fused") == "auto":
         values["optimizer"]["fused"] = True
+    if values["optimizer"]["lr"] == "auto":
+        values["optimizer"]["lr"] = values["optimizer"]["lr_scratch"]
     if values["schedule"]["warmup"] == "3%":
         values["schedule"]["warmup"] = 1
     return {section: values[section] for section in ("optimizer", "schedule")}

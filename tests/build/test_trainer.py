@@ -13,7 +13,7 @@ import transformers
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
-from llmforge.build import loss_kernels
+from llmforge.build import arguments, loss_kernels
 from llmforge.build import trainer as module
 from llmforge.build.errors import BuildError, NonFiniteLoss
 from llmforge.build.loss import loss_metrics, token_nll
@@ -98,13 +98,13 @@ class TestGradient:
     ):
         lora = {"lora": settings.LORA}
         plain = self.step(trainer_for, 8, 1, **lora)
-        names = module.current_names
+        names = arguments.current_names
 
-        def with_kind(accepts: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+        def with_kind(accepts: Any, given: dict[str, Any]) -> dict[str, Any]:
             kind = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
-            return names(accepts, arguments | kind)
+            return names(accepts, given | kind)
 
-        monkeypatch.setattr(module, "current_names", with_kind)
+        monkeypatch.setattr(arguments, "current_names", with_kind)
         saving = self.step(trainer_for, 8, 1, **lora, **{"trainer.gradient_checkpointing": True})
         assert any(gradient.abs().max() > 0 for gradient in plain.values())
         for name, gradient in plain.items():

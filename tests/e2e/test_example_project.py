@@ -127,7 +127,7 @@ def test_two_processes_measure_the_same(folder: Path) -> None:
         (
             "best: eval_accuracy",
             "best: eval_length",
-            "no evaluation reports a metric `eval_length`",
+            "`eval_length` is measured on answers",
         ),
     ],
 )

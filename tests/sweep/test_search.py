@@ -28,7 +28,7 @@ LR = "optimizer.lr=tag(log,interval(1e-5,1e-2))"
 BEST_LR = 1e-3
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """The driver is gone."""
 
 

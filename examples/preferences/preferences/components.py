@@ -79,11 +79,11 @@ class DiarySpec(llmforge.CallbackSpec):
     """Where to, from the working folder."""
 
 
-@llmforge.register("metric", "token_accuracy", "preferences.parts:TokenAccuracy")
+@llmforge.register("metric", "right_tokens", "preferences.parts:TokenAccuracy")
 class TokenAccuracySpec(llmforge.MetricSpec):
     """Share of trained tokens that are predicted."""
 
-    kind: Literal["token_accuracy"]
+    kind: Literal["right_tokens"]
 
 
 @llmforge.register("metric", "length_ratio", "preferences.parts:LengthRatio")
