@@ -21,6 +21,7 @@ def commands() -> list[str]:
     return [line.removeprefix("$ llmforge ") for block in blocks for line in block.splitlines()]
 
 
+@pytest.mark.slow
 def test_the_page_runs(tmp_path: Path):
     found = commands()
     assert [line.split()[0] for line in found] == ["train", "train", "prepare", "check"]

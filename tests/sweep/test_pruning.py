@@ -33,6 +33,7 @@ def trials_of(folder: Path) -> list[RunFolder]:
     return [RunFolder(folder / point["run_id"]) for point in map(json.loads, lines)]
 
 
+@pytest.mark.slow
 def test_a_grid_is_pruned_and_the_pruned_trial_kept(llmforge, work):
     # the second learns nothing, so its loss stays above the first one's
     line = f"sweep {TINY} {PRUNED} sweep.name=s optimizer.lr=1e-2,1e-9"
