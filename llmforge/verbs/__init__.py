@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llmforge.plan import Plan
+    from llmforge.run.launch import Outcome
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -76,3 +77,21 @@ def compiled(parsed: argparse.Namespace, *more: str) -> Plan:
     tell(checked.diagnostics)
     assert checked.context is not None  # noqa: S101 - no error means every pass ran
     return freeze(checked.context, checked.origins, checked.diagnostics, checked.draft.overrides)
+
+
+def run_stage(parsed: argparse.Namespace, stage: str, saved: Plan | None) -> Outcome:
+    """Run a stage of a saved plan, or of the overrides; what is wrong is told."""
+    from llmforge.run.launch import run_plan
+    from llmforge.run.preflight import check_here
+    from llmforge.run.ready import NotPrepared, settle
+
+    plan = saved or compiled(parsed)
+    check_here(plan)
+    try:
+        plan = settle(plan, None if saved else lambda: compiled(parsed))
+        outcome = run_plan(plan, stage)
+    except NotPrepared as failed:
+        outcome = failed.outcome
+    if outcome.diagnostic is not None:
+        tell([outcome.diagnostic])
+    return outcome

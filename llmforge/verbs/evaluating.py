@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmforge.verbs import MakeVerb, compiled, tell
+from llmforge.verbs import MakeVerb, run_stage, tell
 
 if TYPE_CHECKING:
     from llmforge.diagnostics import Diagnostic
@@ -31,26 +31,12 @@ def add(verb: MakeVerb) -> None:
 
 
 def _evaluate(parsed: argparse.Namespace) -> int:
-    from llmforge.run.launch import run_plan
-    from llmforge.run.preflight import check_here
-    from llmforge.run.ready import NotPrepared, settle
-
     if parsed.ref is not None and parsed.plan is None:
         return _again(parsed)
     _only_with_run(parsed)
     from llmforge.refs import plan_to_run
 
-    saved = plan_to_run(parsed)
-    plan = saved or compiled(parsed)
-    check_here(plan)
-    try:
-        plan = settle(plan, None if saved else lambda: compiled(parsed))
-        outcome = run_plan(plan, "evaluate")
-    except NotPrepared as failed:
-        outcome = failed.outcome
-    if outcome.diagnostic is not None:
-        tell([outcome.diagnostic])
-    return outcome.exit_code
+    return run_stage(parsed, "evaluate", plan_to_run(parsed)).exit_code
 
 
 def _only_with_run(parsed: argparse.Namespace) -> None:

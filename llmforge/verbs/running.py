@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmforge.verbs import EXIT_DONE, MakeVerb, compiled, tell
+from llmforge.verbs import EXIT_DONE, MakeVerb, compiled, run_stage, tell
 
 if TYPE_CHECKING:
     from llmforge.run.folder import RunFolder
@@ -48,21 +48,10 @@ def _prepare(parsed: argparse.Namespace) -> int:
 def _train(parsed: argparse.Namespace) -> int:
     from llmforge.refs import plan_to_run
     from llmforge.refs.records import again
-    from llmforge.run.launch import run_plan
-    from llmforge.run.preflight import check_here
-    from llmforge.run.ready import NotPrepared, settle
 
     repeated = again(parsed.ref) if parsed.ref and not (parsed.plan or parsed.overrides) else None
     saved = repeated.plan if repeated else plan_to_run(parsed)
-    plan = saved or compiled(parsed)
-    check_here(plan)
-    try:
-        plan = settle(plan, None if saved else lambda: compiled(parsed))
-        outcome = run_plan(plan, "train")
-    except NotPrepared as failed:
-        outcome = failed.outcome
-    if outcome.diagnostic is not None:
-        tell([outcome.diagnostic])
+    outcome = run_stage(parsed, "train", saved)
     if repeated and repeated.before and outcome.result is not None:
         _told_again(repeated.before, outcome.folder, parsed.config_dirs)
     return outcome.exit_code
