@@ -34,6 +34,8 @@ STAGE_EFFECTS: dict[str, tuple[Effect, ...]] = {
     "prepare": (Effect.DATA,),
     "train": (Effect.DATA, Effect.NUMERICS),
     "evaluate": (Effect.DATA, Effect.NUMERICS, Effect.EVALUATION),
+    "fuse": (Effect.DATA, Effect.NUMERICS, Effect.FUSE),
+    "quantize": (Effect.DATA, Effect.NUMERICS, Effect.FUSE, Effect.QUANTIZE),
 }
 """Which effects a stage's result depends on, in the order the stages run."""
 
@@ -83,7 +85,8 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """The whole run's: that of its last stage."""
+        """The run's: that of its training and measuring. What is made of its model later, fused or
+        quantized, lies in its folder under fingerprints of its own."""
         return self.stages["evaluate"]
 
     @property

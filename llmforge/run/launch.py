@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,10 +25,11 @@ from typing import Any
 from llmforge import registry
 from llmforge.diagnostics import Diagnostic
 from llmforge.plan import Plan
-from llmforge.run import pruning, residents
+from llmforge.run import making, pruning, residents
 from llmforge.run.endings import Ending, oom_kills, settle, verdict
 from llmforge.run.environment import PREVIEW, worker_environment
 from llmforge.run.folder import RunBusy, RunFolder
+from llmforge.run.making import Order
 from llmforge.run.residents import Started
 from llmforge.run.signals import WARNINGS
 from llmforge.run.status import Status
@@ -108,6 +109,29 @@ def run_measurement(
     try:
         with run.lock() as handle:
             return _work(plan, run, "evaluate", quiet, handle, request)
+    except RunBusy:
+        return Outcome(run.status(), 1, run.path, diagnostic=_busy(plan, run))
+
+
+def run_making(plan: Plan, run: RunFolder, order: Order, quiet: bool = False) -> Outcome:
+    """Make something of a run's model, or answer from its record when it was made before.
+
+    Args:
+        plan: says by which settings, and how workers are launched; saved beside the record.
+        run: the run whose model it is; its plan, status and result stay.
+        order: what to make, from what, where to.
+        quiet: nothing on the terminal.
+
+    Returns:
+        The outcome, whose result is the record of what was made.
+    """
+    try:
+        with run.lock() as handle:
+            if (known := making.finished(run, order)) is not None:
+                return Outcome(run.status(), 0, run.path, known, reused=True)
+            plan.save(making.plan_file(run, order.stage))
+            outcome = _work(plan, run, order.stage, quiet, handle, order.variables())
+            return replace(outcome, result=making.finished(run, order))
     except RunBusy:
         return Outcome(run.status(), 1, run.path, diagnostic=_busy(plan, run))
 

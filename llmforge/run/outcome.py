@@ -19,15 +19,21 @@ from llmforge.run.folder import RunFolder
 
 def write_manifest(run: RunFolder) -> dict[str, Any]:
     """Size and digest of every file of the final model; its presence says that all were written."""
-    files = {}
-    for path in sorted(run.model.rglob("*")):
-        if path.is_file():
-            digest = _sha256(path)
-            name = path.relative_to(run.model).as_posix()
-            files[name] = {"bytes": path.stat().st_size, "sha256": digest}
-    found = {"folder": run.model.name, "files": files}
+    found = {"folder": run.model.name, "files": file_digests(run.model)}
     run.write_json(run.manifest.name, found)
     return found
+
+
+def file_digests(folder: Path) -> dict[str, dict[str, Any]]:
+    """`{name: {bytes, sha256}}` of every file below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": _sha256(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def _sha256(path: Path) -> str:

@@ -226,6 +226,14 @@ def figures(found: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:<20}{value:,.6g}" for name, value in numbers.items())
 
 
+def made(found: Mapping[str, Any]) -> str:
+    """What was made of a model: its folder, and the figures of its record one a line."""
+    from llmforge.run.making import numbers
+
+    lines = [f"{name:<28}{value:,.6g}" for name, value in numbers(found).items()]
+    return "\n".join([f"{found['label']} -> {_short(Path(found['target']))}", *lines])
+
+
 def _one_line(value: Any) -> str:
     return " ⏎ ".join(str(value if value is not None else "").strip().splitlines())
 

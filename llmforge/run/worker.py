@@ -34,7 +34,9 @@ def main(argv: list[str]) -> int:
     """See the module."""
     parser = argparse.ArgumentParser(prog="llmforge.run.worker")
     parser.add_argument("folder")
-    parser.add_argument("--stage", choices=("train", "evaluate", "prepare"), default="train")
+    parser.add_argument(
+        "--stage", choices=("train", "evaluate", "prepare", "fuse", "quantize"), default="train"
+    )
     arguments = parser.parse_args(argv)
 
     stop = StopFlag()
@@ -155,6 +157,33 @@ class Worker:
             self.screen.say(f"everything is in {path}")
             self.tracker.artifact(path, f"{measure.FOLDER}/{path.name}")
             self.tracker.finish(self.run.status(), figures)
+
+    def _fuse(self) -> None:
+        from llmforge.stages.fuse import fuse
+
+        self._make(fuse)
+
+    def _quantize(self) -> None:
+        from llmforge.stages.quantize import quantize
+
+        self._make(quantize)
+
+    def _make(self, stage: Any) -> None:
+        """Make something of the run's model; the run's plan, status and result stay."""
+        from llmforge.run import making
+
+        order = making.Order.received()
+        assert order is not None  # noqa: S101 - the driver sends one with these stages
+        plan = making.plan_of(self.run, order)
+        with self.stop.immediate():
+            plugins.load_or_fail(plan.settings["plugins"])
+            figures = stage(plan, self.run, order, self.screen)
+        if self.main:
+            found = making.keep_record(self.run, plan, order, figures)
+            self.screen.tell(terminal.made(found))
+            path = making.record_file(self.run, order.stage)
+            self.tracker.artifact(path, path.name)
+            self.tracker.finish(self.run.status(), making.numbers(found))
 
     def stopped(self, reason: str) -> int:
         """Asked to stop: the stage has saved what there was."""

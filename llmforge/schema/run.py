@@ -26,11 +26,13 @@ from llmforge.schema.data import Rows
 from llmforge.schema.evaluation import EvaluationSpec
 from llmforge.schema.experiment import ExperimentSpec
 from llmforge.schema.extension import Callbacks, Metrics
+from llmforge.schema.fuse import FuseSpec
 from llmforge.schema.generation import GenerationSpec
 from llmforge.schema.hub import CardSpec, HubSpec
 from llmforge.schema.model import ModelSpec, TokenizerSpec
 from llmforge.schema.optim import OptimizerSpec, ScheduleSpec
 from llmforge.schema.precision import PrecisionSpec, QuantizationSpec
+from llmforge.schema.quantize import QuantizeSpec
 from llmforge.schema.train import TrainerSpec
 
 
@@ -243,6 +245,8 @@ class RunSpec(Scalars):
     launch: SerializeAsAny[LaunchSpec]
     hardware: SerializeAsAny[HardwareSpec]
     generation: GenerationSpec
+    fuse: FuseSpec
+    quantize: SerializeAsAny[QuantizeSpec]
     hub: SerializeAsAny[HubSpec]
     card: CardSpec
     paths: PathsSpec
@@ -255,6 +259,7 @@ SINGLE: dict[str, type[Spec]] = {
     "evaluation": EvaluationSpec,
     "checkpoint": CheckpointSpec,
     "generation": GenerationSpec,
+    "fuse": FuseSpec,
     "card": CardSpec,
     "paths": PathsSpec,
 }

@@ -1,0 +1,169 @@
+"""What is made of a finished model: the order to a worker, and the record of what came of it.
+
+In: a model's place, a plan, the stage (`fuse` or `quantize`). Out: an `Order` for the worker's
+environment, and beside what was made its record `<run>/<stage>.json`: what it was made from, by
+which settings, and the figures that were measured. A stage whose record fits the order is done.
+
+Nothing is merged or quantized here; no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llmforge.plan import CODE_VERSION, Plan, canonical_digest
+from llmforge.run.folder import RunFolder
+from llmforge.run.outcome import file_digests
+from llmforge.run.status import timestamp
+
+Stage = Literal["fuse", "quantize"]
+
+FOLDERS: dict[str, str] = {"fuse": "fused", "quantize": "quantized"}
+"""Stage -> folder of what it makes, in the run folder."""
+
+VARIABLE = "LLMFORGE_ORDER"
+"""Environment variable that carries the order to the worker."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the worker is asked to make, and from what."""
+
+    stage: Stage
+    source: str
+    """Folder of the adapter (fuse) or of the full model (quantize)."""
+    label: str
+    """The source for people: `demo-0123456789, step 50`."""
+    source_digest: str
+    """Of the source's files, as `source_digest` gives it."""
+    target: str
+    """Folder that is made, absolute."""
+    fingerprint: str
+    """Of source and settings: the same fingerprint is the same result."""
+    step: int = 0
+    """Optimizer steps behind the source."""
+
+    def variables(self) -> dict[str, str]:
+        """For the worker's environment."""
+        return {VARIABLE: json.dumps(asdict(self))}
+
+    @classmethod
+    def received(cls) -> Order | None:
+        """The order of this process; None where it has none."""
+        text = os.environ.get(VARIABLE)
+        return cls(**json.loads(text)) if text else None
+
+
+def source_digest(folder: Path) -> str:
+    """SHA-256 over names and contents of the files of a model folder, its own records left out.
+
+    A checkpoint's training state is no part of the model, and a `base/` is one.
+    """
+    return canonical_digest({name: entry["sha256"] for name, entry in file_digests(folder).items()})
+
+
+def order(plan: Plan, run: RunFolder, stage: Stage, source: Path, label: str, step: int) -> Order:
+    """The order to make `stage` of the model in `source`, by the settings of the plan."""
+    settings = plan.settings[stage]
+    digest = source_digest(source)
+    what = {"code": CODE_VERSION, "source": digest, "settings": decisive(plan, stage)}
+    folder = settings.get("folder")
+    target = Path(folder).absolute() if folder else run.path / FOLDERS[stage]
+    return Order(stage, str(source), label, digest, str(target), canonical_digest(what), step)
+
+
+def decisive(plan: Plan, stage: Stage) -> dict[str, Any]:
+    """The settings of the stage's section that change what is made."""
+    from llmforge.schema import Effect
+
+    spec = getattr(plan.spec, stage)
+    return {
+        name: value
+        for name, value in spec.settings().items()
+        if type(spec).effect_of(name) is not Effect.BOOKKEEPING
+    }
+
+
+def plan_file(run: RunFolder, stage: Stage) -> Path:
+    """The plan a stage was ordered by; not the run's own, whose settings it may change."""
+    return run.path / f"{stage}.plan.json"
+
+
+def plan_of(run: RunFolder, made: Order) -> Plan:
+    """The plan that was saved with the order."""
+    return Plan.load(plan_file(run, made.stage))
+
+
+def numbers(found: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The figures of a record for the journal and the tracker, nested names joined by `/`."""
+    flat: dict[str, float] = {}
+    for name, value in found.items():
+        if name in ("files", "settings", "step"):
+            continue
+        if isinstance(value, Mapping):
+            flat |= numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[f"{prefix}{name}"] = float(value)
+    return flat
+
+
+def record_file(run: RunFolder, stage: Stage) -> Path:
+    """Where it is written what came of a stage."""
+    return run.path / f"{stage}.json"
+
+
+def record(run: RunFolder, stage: Stage) -> dict[str, Any] | None:
+    """What came of a stage, if it was done."""
+    return run.read_json(record_file(run, stage).name)
+
+
+def finished(run: RunFolder, wanted: Order) -> dict[str, Any] | None:
+    """The record of exactly this order, where its folder still holds what was written."""
+    known = record(run, wanted.stage)
+    if known is None or known.get("fingerprint") != wanted.fingerprint:
+        return None
+    if known.get("target") != wanted.target:
+        return None
+    files: Mapping[str, Mapping[str, Any]] = known.get("files", {})
+    for name, entry in files.items():
+        path = Path(wanted.target) / name
+        if not path.is_file() or path.stat().st_size != int(entry["bytes"]):
+            return None
+    return known if files else None
+
+
+def keep_record(
+    run: RunFolder, plan: Plan, made: Order, figures: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write the record of what was made, last of all: its presence says that all is there.
+
+    Args:
+        run: whose model it is.
+        plan: the settings it was made by.
+        made: the order.
+        figures: JSON-able; the proof, sizes, perplexities, seconds.
+
+    Returns:
+        What was written.
+    """
+    found = {
+        "stage": made.stage,
+        "run_id": run.run_id,
+        "source": made.source,
+        "label": made.label,
+        "source_digest": made.source_digest,
+        "step": made.step,
+        "target": made.target,
+        "fingerprint": made.fingerprint,
+        "settings": plan.settings[made.stage],
+        "time": timestamp(),
+        **figures,
+        "files": file_digests(Path(made.target)),
+    }
+    run.write_json(record_file(run, made.stage).name, found)
+    return found
