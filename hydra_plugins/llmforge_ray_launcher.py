@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ ConfigStore.instance().store(
     },
     provider="llmforge",
 )
+
+_STARTING = threading.Lock()
+"""A sweep calls the launcher from several threads."""
 
 
 class LlmforgeRayLauncher(Launcher):
@@ -60,8 +64,9 @@ class LlmforgeRayLauncher(Launcher):
         hydra_logging = self._job[2].hydra
         setup_globals()
         configure_log(hydra_logging.hydra_logging, hydra_logging.verbose)
-        if not ray.is_initialized():
-            ray.init(**self._arguments())
+        with _STARTING:
+            if not ray.is_initialized():
+                ray.init(**self._arguments())
         # a task that died is not started again by Ray: the sweep decides what becomes of it
         task = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0)(_run)
         job, state = ray.put(self._job), Singleton.get_state()

@@ -21,16 +21,21 @@ from llmforge.verbs import (
     Run,
     Verb,
     asking,
+    chaining,
     compiling,
     evaluating,
+    exporting,
     looking,
     publishing,
     running,
+    serving,
     sweeping,
     tell,
 )
 
-FAMILIES = (compiling, running, evaluating, sweeping, asking, looking, publishing)
+FAMILIES = (
+    compiling, running, chaining, evaluating, exporting, sweeping, asking, serving, looking, publishing
+)  # fmt: skip
 """Modules of verbs, in the order of `llmforge --help`."""
 
 _HYDRA_FLAGS = frozenset(

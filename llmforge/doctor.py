@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import socket
+import subprocess
 from pathlib import Path
 
 from llmforge.compiler.facts.hardware import probe_hardware
 from llmforge.compiler.facts.versions import PACKAGES, installed_versions
 from llmforge.compose import config_root
+from llmforge.installed import installed_version
 from llmforge.render import table
 from llmforge.version import __version__
 
@@ -57,6 +60,7 @@ def examine() -> tuple[str, bool]:
         rows.append((name, found or "-", note))
     if "mlflow" not in versions and "mlflow-skinny" not in versions:
         rows.append(("mlflow", "-", "runs are not recorded: use tracking=none"))
+    rows += _scale(machine["device"] == "cuda", "deepspeed" in versions)
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     low = "LOW: checkpoints may not fit" if free < _FREE_GIB else ""
     rows.append(("disk", f"{free:.0f} GiB free", low))
@@ -65,6 +69,49 @@ def examine() -> tuple[str, bool]:
         rows.append(("folder", "not writable", "runs are written below the working folder"))
     verdict = "ready" if healthy else "not ready: see MISSING above"
     return f"{table(rows, ('what', 'found', 'note'))}\n\n{verdict}", healthy
+
+
+def _scale(cuda: bool, deepspeed: bool) -> list[tuple[str, str, str]]:
+    """What several processes need: communication, a port to meet at, DeepSpeed's compiler."""
+    rows = []
+    if cuda:
+        rows.append(("driver", _driver(), "of the GPUs"))
+        nccl = next(filter(None, map(installed_version, _NCCL)), None)
+        rows.append(("nccl", nccl or "-", "" if nccl else "within torch, or missing"))
+    rows.append(("gloo", "within torch", "communication over the CPU"))
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", 0))
+            rows.append(("port", str(probe.getsockname()[1]), "free, for processes to meet at"))
+        except OSError as error:
+            rows.append(("port", "-", f"none to be had: {error.strerror}"))
+    if deepspeed:
+        needed = ("c++", "ninja", *(("nvcc",) if cuda else ()))
+        tools = [tool for tool in needed if shutil.which(tool)]
+        missing = set(needed) - set(tools)
+        note = "builds its kernels at first use"
+        if missing:
+            note = f"cannot build its kernels (offload): no {', '.join(sorted(missing))}"
+        rows.append(("deepspeed build", ", ".join(tools) or "-", note))
+    return rows
+
+
+_NCCL = ("nvidia-nccl-cu13", "nvidia-nccl-cu12")
+
+
+def _driver() -> str:
+    """The GPU driver's version; `-` where it does not answer."""
+    try:
+        told = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],  # noqa: S607 - the driver's own tool
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "-"
+    return told.splitlines()[0].strip() if told.strip() else "-"
 
 
 def _parsed(version: str) -> tuple[int, ...]:

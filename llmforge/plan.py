@@ -68,6 +68,9 @@ class Plan:
     llmforge: str = ""
     """Version that compiled it."""
     plan_schema: int = PLAN_SCHEMA
+    base: dict[str, Any] | None = None
+    """The plan of the run that trains the model, of `model=trained`; left out of the file where
+    there is none."""
     config_dirs: tuple[str, ...] | None = field(default=None, compare=False)
     """Option folders it was compiled with just now; None for one that was read from a file."""
 
@@ -97,6 +100,20 @@ class Plan:
     @property
     def run_folder(self) -> Path:
         return Path(self.settings["paths"]["runs"]) / self.run_id
+
+    def weights_folder(self, weights: str = "model") -> Path:
+        """Where the run leaves its weights: `model`, as it was trained, or `fused`."""
+        folder = self.settings["fuse"]["folder"] if weights == "fused" else None
+        return Path(folder) if folder else self.run_folder / weights
+
+    @cached_property
+    def base_plan(self) -> Plan | None:
+        """The plan of the run that trains the model; None where no other run does.
+
+        Raises:
+            PlanUnreadable: it is of another version.
+        """
+        return Plan.from_dict(self.base) if self.base is not None else None
 
     @cached_property
     def spec(self) -> RunSpec:
@@ -155,7 +172,7 @@ class Plan:
             yield from leaves(getattr(self, part), part)
 
     def to_dict(self) -> dict[str, Any]:
-        apart = ("origins", "config_dirs")
+        apart = ("origins", "config_dirs", *(() if self.base is not None else ("base",)))
         out = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         return {
             "plan_schema": out.pop("plan_schema"),
@@ -198,6 +215,7 @@ class Plan:
                 findings=list(data.get("findings", [])),
                 overrides=list(data.get("overrides", [])),
                 llmforge=str(data.get("llmforge", "")),
+                base=data.get("base"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise PlanUnreadable(f"not a plan: {error}") from error

@@ -170,6 +170,7 @@ def _summary(plan: Plan) -> list[str]:
         total = estimate["total_parameters"]
         trained = f", {share:,} trained ({share / total:.2%})" if share not in (None, total) else ""
         lines.append(f"  model      {model['architecture']}, {total:,} parameters{trained}")
+    lines += _base_summary(plan)
     if data:
         rows = data["rows"]
         lines.append(
@@ -196,6 +197,23 @@ def _summary(plan: Plan) -> list[str]:
             f"{size_text(disk['checkpoint_bytes'])}, together at most {size_text(largest)}"
         )
     lines.append(f"  folder     {plan.run_folder}")
+    return lines
+
+
+def _base_summary(plan: Plan) -> list[str]:
+    """The run that trains the model: name, length, memory; and the run that trains its model."""
+    lines = []
+    base = plan.base_plan
+    while base is not None:
+        steps, memory = base.estimate.get("steps"), base.estimate.get("memory")
+        told = [f"trained by {base.run_id}"]
+        if steps is not None:
+            told.append(f"{steps:,} steps")
+        if memory is not None:
+            needed = memory["peak_bytes"] + memory["outside_bytes"] + memory["slack_bytes"]
+            told.append(f"{size_text(needed)} of memory")
+        lines.append(f"             {', '.join(told)}")
+        base = base.base_plan
     return lines
 
 

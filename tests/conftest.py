@@ -192,6 +192,7 @@ def every_kind(bench: Path) -> dict[str, tuple[str, ...]]:
         "class": ("data=class", "data.name=bench_questions", "plugins=[bench_plugin]", *columns),
         "mix": ("data=mix", f"data.sources={{one: {one}, two: {one}}}"),
         "builtin": (),
+        "builtin_short": ("data=builtin_short",),
         "builtin_pairs": (
             "data=builtin_pairs",
             "collator=preference",

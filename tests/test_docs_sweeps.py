@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -71,6 +72,34 @@ def test_every_launcher_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = re.findall(r"^\| `(\w+)` \| (?:one|side|jobs|tasks)", TEXT, re.MULTILINE)
     assert rows == list(ENGINES)
     assert [faults([f"hydra/launcher={name}"], ()) for name in rows] == [[]] * len(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_grid_with_refusals_and_a_duplicate_is_run(
+    work: Path, llmforge: Callable[[str], Any]
+) -> None:
+    (command,) = re.findall(r"^\$ llmforge (sweep trainer.global_batch=16.*) --dry-run$", TEXT, re.M)
+    few = "trainer.max_steps=3 evaluation.samples=0 evaluation.exact_match_rows=0 tracking=none"
+    told = llmforge(f"{command} {few} sweep.name=twelve")
+
+    assert told.code == 0, told.err
+    assert "12 points · 1 duplicate · 2 refused (LF204) · 9 to run" in told.out
+    rows = [json.loads(line) for line in
+            (work / "multirun/twelve/points.jsonl").read_text("utf-8").splitlines()]  # fmt: skip
+    states = [row["state"] for row in rows]
+    assert (len(rows), states.count("refused"), states.count("duplicate")) == (12, 2, 1)
+    ran = {row["run_id"] for row in rows if row["state"] == "new"}
+    folders = {path.parent.name for path in (work / "multirun/twelve").glob("*/result.json")}
+    assert folders == ran
+    assert len(ran) == 9
+    (double,) = (row["run_id"] for row in rows if row["state"] == "duplicate")
+    assert double in ran
+    board = told.out.partition("trial 9/9")[2]
+    assert board.count("FINISHED") >= 9
+    assert "12 points · 9 finished before · 1 duplicate · 2 refused (LF204) · 0 to run" in llmforge(
+        f"{command} {few} sweep.name=twelve --dry-run"
+    ).out
 
 
 @pytest.mark.slow

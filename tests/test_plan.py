@@ -274,7 +274,7 @@ OPTIONS = [
     ("experiment=gsm8k", "data.train=qa.jsonl", "tracking=none"),
     ("hardware=h200", "hardware.count=2", "launch=torchrun", "deepspeed=stage3", "data=sql"),
     ("hardware=h200", "hardware.count=2", "launch=torchrun", "fsdp=full_shard", "data=saved"),
-    ("data=hub",), ("data=class",), ("data=mix",), ("hub=push", "hub.repository=a/b"),
+    ("data=hub",), ("data=class",), ("data=mix",), ("data=builtin_short",), ("hub=push", "hub.repository=a/b"),
     ("model=folder", "model.path=tiny", "data=builtin_pairs", "collator=preference",
      "trainer=dpo"),
     ("optimizer=adam", "schedule=wsd", "data=json"),

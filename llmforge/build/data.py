@@ -19,7 +19,7 @@ import numpy as np
 
 from llmforge.build.errors import DataChanged
 from llmforge.plan import Plan
-from llmforge.schema.data import BuiltinPairs, GeneratedData, Rows, Source
+from llmforge.schema.data import BuiltinPairs, BuiltinShort, GeneratedData, Rows, Source
 from llmforge.sources.base import Part, Row, Unusable
 from llmforge.sources.flow import Dropped, Flow, Kept
 from llmforge.sources.functions import find_transform
@@ -238,13 +238,15 @@ def _reopened(source: Source, facts: Iterable[Mapping[str, Any]]) -> tuple[Part,
 
 
 def builtin_splits(plan: Plan) -> Splits:
-    """Builder of `data.kind=builtin` and `builtin_pairs`: conversations that llmforge generates.
+    """Builder of `data.kind=builtin`, `builtin_pairs` and `builtin_short`: conversations that
+    llmforge generates.
 
     The split is the generator's own: held-out questions combine known words and known phrasings
     in a way that training never shows.
     """
     from llmforge.samples.conversations import generate, split
     from llmforge.samples.pairs import pair
+    from llmforge.samples.short import shorten
 
     spec = plan.spec.data
     assert isinstance(spec, GeneratedData)  # noqa: S101 - the registry chose this builder by it
@@ -257,6 +259,8 @@ def builtin_splits(plan: Plan) -> Splits:
     def values(row: dict[str, Any]) -> dict[str, Any]:
         if isinstance(spec, BuiltinPairs):
             return pair(row, spec.generator_seed)
+        if isinstance(spec, BuiltinShort):
+            return {"messages": shorten(row)}
         return {"messages": row["messages"]}
 
     if spec.eval_fraction == 0:

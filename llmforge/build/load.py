@@ -45,7 +45,7 @@ def save_final(plan: Plan, source: Parts | ForgeTrainer, folder: Path) -> None:
         if isinstance(source, ForgeTrainer) and not source.is_world_process_zero():
             return
         flush_tree(staged)
-        _swap(staged, folder)
+        swap(staged, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -189,7 +189,7 @@ def _save_weights(
             model.hf_quantizer = quantizer
 
 
-def _swap(staged: Path, folder: Path) -> None:
+def swap(staged: Path, folder: Path) -> None:
     """Put `staged` in the place of `folder`; what stood there goes only when the new one stands."""
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():

@@ -69,7 +69,8 @@ def base_name(place: Place) -> tuple[str, str | None]:
     if plan is not None and plan.spec.model.kind != "scratch":
         lowered = plan.lowered["model"]
         source, revision = str(lowered["pretrained_model_name_or_path"]), lowered.get("revision")
-        if Path(source).is_dir() or not Path(source).is_absolute():
+        # a run folder that is gone is no name on the hub
+        if Path(source).is_dir() or not (Path(source).is_absolute() or plan.base is not None):
             return source, revision
     if place.folder is None:
         return "", None

@@ -12,7 +12,7 @@ compiler's, callbacks are `run/`'s.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from llmforge.build.measures import Measures, held_out_figures, measured_too
 from llmforge.build.optimizer import optimizer_choice
 from llmforge.build.parts import Parts
 from llmforge.build.schedules import MakeSchedule, OwnRate, schedule_choice, sets_its_own_rate
+from llmforge.build.sharding import announce
 from llmforge.plan import Plan
 
 __all__ = ["ForgeTrainer", "NonFiniteLoss", "build_trainer"]
@@ -117,7 +118,8 @@ class ForgeTrainer(FiniteSteps):
         which = set_numbers(inputs, len(labels)).to(self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
             if self.measures:
-                per_sample, numbers = measured_too(model, inputs, labels, self.measures)
+                with self._as_computed(model):
+                    per_sample, numbers = measured_too(model, inputs, labels, self.measures)
                 numbers = numbers.to(self.args.device)
                 self.measures.add(*self.accelerator.gather_for_metrics((numbers, which)))
             else:
@@ -128,6 +130,21 @@ class ForgeTrainer(FiniteSteps):
         self._held_out.add(*gathered)
         nll, tokens = per_sample.sum(dim=0)
         return (nll / tokens.clamp(min=1)).float()
+
+    @contextlib.contextmanager
+    def _as_computed(self, model: Any) -> Iterator[None]:
+        """Inside, logits come in the compute format: accelerate's wrapper copies all to float32."""
+        inner = self.accelerator.unwrap_model(model)
+        own = vars(inner)
+        if "_original_forward" not in own:
+            yield
+            return
+        wrapped, own["forward"] = own["forward"], own["_original_forward"]
+        try:
+            with self.accelerator.autocast():
+                yield
+        finally:
+            own["forward"] = wrapped
 
     def evaluation_loop(
         self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
@@ -280,6 +297,7 @@ def build_trainer(
     """
     hooks = active(plan)
     with building("trainer", plan):
+        announce(plan)
         arguments = hooks.build("training_arguments", lambda: _arguments(plan, output_dir))
         watching = [*callbacks, *adapter_callbacks(plan), *own_callbacks(plan)]
         if hooks.experiment.trainer is not None:
@@ -291,6 +309,7 @@ def build_trainer(
         )
         _check_ready(trainer)
         _take_loss_over(plan, trainer)
+    trainer.use_formats(plan.lowered.get("fsdp"))
     trainer.sets = parts.sets
     trainer.measures = Measures(parts.metrics, parts.sets)
     trainer.groups = plan.lowered["parameter_groups"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from llmforge.codes.checking import CHECKING
 from llmforge.codes.composing import COMPOSING
 from llmforge.codes.exporting import EXPORTING
+from llmforge.codes.launching import LAUNCHING
 from llmforge.codes.running import RUNNING
 from llmforge.codes.sweeping import SWEEPING
 
@@ -27,6 +28,7 @@ FAMILIES = {
 CODES: dict[str, tuple[str, str]] = {
     **COMPOSING,
     **CHECKING,
+    **LAUNCHING,
     **SWEEPING,
     **RUNNING,
     **EXPORTING,

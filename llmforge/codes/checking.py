@@ -153,4 +153,20 @@ CHECKING: dict[str, tuple[str, str]] = {
         "weights that are not safetensors",
         "Pickled weights can run code when they are read; convert them once where you trust them.",
     ),
+    "LF623": (
+        "weights that the other run does not make",
+        "With `model=trained` the model is what another run leaves: the weights it trains "
+        "(`model.weights=model`), or its adapter merged into its base (`fused`). A run with an "
+        "adapter has no whole model before it is fused, and one without has nothing to fuse.",
+    ),
+    "LF624": (
+        "run that needs itself",
+        "`model.overrides` names a run whose own model is trained by a run that stands above it, "
+        "so none of them could begin; or more runs stand on each other than anybody means.",
+    ),
+    "LF625": (
+        "model that is not trained yet",
+        "The run that trains the model is compiled with the plan, but it is not finished on this "
+        "machine. `llmforge run` trains it first, and goes on with what is asked for.",
+    ),
 }

@@ -22,6 +22,27 @@ EXPORTING: dict[str, tuple[str, str]] = {
         "Names and versions of models stand in MLflow at `tracking.uri`, which did not answer, or "
         "nothing is tracked at all. A run's id or folder needs no registry.",
     ),
+    "LF913": (
+        "nothing of the kind was made",
+        "`llmforge push REF --what fused` uploads what `llmforge fuse REF` has made before; "
+        "likewise `quantized`.",
+    ),
+    "LF914": (
+        "folder without weights to upload",
+        "A folder with a model holds safetensors. Weights in another form are pickles, which run "
+        "code when somebody reads them, and do not go out.",
+    ),
+    "LF915": (
+        "model that is not what was recorded",
+        "A file of the folder is missing, or has another digest than when it was written: what "
+        "would go out is not what was measured. Make it anew, or push the folder's copy under "
+        "another name without its record.",
+    ),
+    "LF916": (
+        "flags that do not fit a folder",
+        "A folder with a model goes out as it is; which checkpoint, or what of a run, is asked of "
+        "a run.",
+    ),
     "LF920": (
         "token that the hub does not take",
         "The variable that `hub.token` names is not set, here or in `paths.env_file`, or the hub "
@@ -43,5 +64,98 @@ EXPORTING: dict[str, tuple[str, str]] = {
         "tokenizer without a BOS token",
         "`hub.add_bos=true` lets the uploaded tokenizer begin texts with the BOS token, and there "
         "is none. `hub.add_bos=null` uploads it as it is.",
+    ),
+    "LF930": (
+        "server that is not installed",
+        "`llmforge serve` runs the server that transformers ships, which needs packages of the "
+        "extra `serve`, or vLLM where that is installed.",
+    ),
+    "LF931": (
+        "address that cannot be listened at",
+        "Another program listens there, or it is no address of this machine. Found before the "
+        "model is loaded; `--port 0` takes a free port and says which.",
+    ),
+    "LF932": (
+        "server that others can reach",
+        "The server asks nobody for a key and answers without encryption. A warning: on a machine "
+        "of one's own it may be meant; elsewhere let a proxy stand before it.",
+    ),
+    "LF933": (
+        "model that vLLM does not serve",
+        "vLLM reads full weights and plain LoRA adapters; what else llmforge can load is served by "
+        "`--engine transformers`.",
+    ),
+    "LF942": (
+        "base of an adapter that is unknown or gone",
+        "An adapter is a change of its base's weights. The base is found by the run's plan, by the "
+        "`base/` folder of the adapter, or by what its adapter_config.json says; where none of "
+        "these leads to weights, `fuse.base` names a folder or a hub repository.",
+    ),
+    "LF943": (
+        "base of another shape than the adapter's",
+        "The adapter's matrices do not fit the weights, or the model has other layers than the one "
+        "that was trained over. Merging would fail, or make a model that nobody trained.",
+    ),
+    "LF944": (
+        "base that has changed since the training",
+        "The files of the base are not those that the adapter was trained over (their digests "
+        "stand in the run's plan). Merged into other weights, the change means something else. "
+        "`fuse.base` names the right ones; given the same folder, it says that this is meant.",
+    ),
+    "LF945": (
+        "disk too small for the fused model",
+        "The fused model is written whole before an earlier one goes. Found before anything is "
+        "written.",
+    ),
+    "LF946": (
+        "too little main memory for a merge and its proof",
+        "A merge streams the weights; the proof loads base and adapter once and the fused model "
+        "once, one after the other, in the fused format. Found before anything is loaded.",
+    ),
+    "LF947": (
+        "folder that holds something else than a fused model",
+        "What is made replaces an empty folder, or what the same stage made there before. Anything "
+        "else stays: `fuse.folder` or `-o` names another place.",
+    ),
+    "LF948": (
+        "setting that a trained model has behind it",
+        "A fused or quantized model is made of a model that is there. Its data, numerics and parts "
+        "were settled when it was trained; how it is made may be changed.",
+    ),
+    "LF950": (
+        "merged model that is not its base and adapter",
+        "Logits, likeliest tokens, greedy texts, tokenizer or template differ by more than section "
+        "`fuse` allows. Nothing of the merged model was kept, and an earlier one stands as it was. "
+        "The message names the first module whose output differs by more than rounding.",
+    ),
+    "LF951": (
+        "adapter that could not be merged",
+        "The adapter is no change of weights, not one of this base, or its sum with the weights "
+        "does not fit the format asked for. Nothing was kept.",
+    ),
+    "LF980": (
+        "stages in the wrong order",
+        "`llmforge run --from A --to B` does the stages from A to B: prepare, train, evaluate, "
+        "fuse, quantize, answers.",
+    ),
+    "LF981": (
+        "stage that the plan does not ask for",
+        "`--from` or `--to` names a stage that there is nothing to do for: no adapter to fuse, "
+        "`quantize=none`, no held-out rows. The stages that are left out are told with the reason.",
+    ),
+    "LF982": (
+        "chain that ended early",
+        "A stage failed or was stopped, and those after it need what it makes. What was finished "
+        "before is kept: the same command goes on with the stage that failed.",
+    ),
+    "LF983": (
+        "chain that is not recorded",
+        "MLflow did not take the record of a chain. A warning: the run folder has everything, in "
+        "`chain.json` and the results of the stages, and the same command records it.",
+    ),
+    "LF984": (
+        "first stage whose material is missing",
+        "`--from` leaves the stages before it out, but one of them was never finished, and the "
+        "first one needs what it makes.",
     ),
 }

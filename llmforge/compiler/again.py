@@ -16,6 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llmforge.compiler.overlay import (
+    Chosen,
+    apply,
+    drop,
+    force,
+    section_of,
+    section_of_finding,
+    settings_of,
+)
+from llmforge.compiler.parse import override as text_of
 from llmforge.compiler.passes import Checked, check_draft
 from llmforge.compose import Draft, compose
 from llmforge.compose.library import open_library
@@ -58,7 +68,11 @@ _ROWS: dict[str, Any] = {
 
 
 def measuring(
-    plan: Plan, tokenizer: Path, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()
+    plan: Plan,
+    tokenizer: Path,
+    overrides: Sequence[str] = (),
+    config_dirs: Sequence[str] = (),
+    weights: Path | None = None,
 ) -> Checked:
     """Check what is asked on top of a run's plan.
 
@@ -67,28 +81,52 @@ def measuring(
         tokenizer: folder with the run's own tokenizer.
         overrides: as on the command line.
         config_dirs: the user's own option folders.
+        weights: folder of full weights that stand for the run's base and adapter.
     """
     library, _ = open_library(config_dirs)  # what is wrong with a folder, composing tells
     asked = parse(overrides, library)
     found = [*asked.diagnostics, *_closed(asked.overrides)]
-    chains = {
-        key: list(chain)
-        for key, chain in plan.origins.chains.items()
-        if key.partition(".")[0] in (*SECTIONS, *SCALARS)
-    }
-    values, origins = copy.deepcopy(plan.settings), Origins(chains)
-    why = "nothing is trained when a model is measured"
-    _force(values, origins, _NO_TRAINING, why)
-    _force(values, origins, _ROWS, why)
+    values, origins = settings_of(plan)
+    if weights is not None:
+        _whole(values, origins, weights)
+    _force(values, origins, _NO_TRAINING)
+    _force(values, origins, _ROWS)
     if not (values["data"]["streaming"] or values["data"]["kind"] == "mix"):
-        _force(values, origins, {"data.max_train_rows": 1}, why)
-    found += _apply(values, origins, asked.overrides, config_dirs)
-    _force(values, origins, {"tokenizer.source": str(tokenizer)}, "the run's own tokenizer")
+        _force(values, origins, {"data.max_train_rows": 1})
+    usable = [one for one in asked.overrides if section_of(one) in OPEN]
+    found += apply(values, origins, usable, config_dirs, _chosen_data(usable))
+    if any(one.is_group and one.key == "data" for one in usable):
+        given = {one.key for one in usable}
+        more = {**_ROWS, "data.max_train_rows": 1}
+        _force(values, origins, {key: value for key, value in more.items() if key not in given})
+    own = {"tokenizer.source": str(tokenizer)}
+    _force(values, origins, own, "the run's own tokenizer")
     draft = Draft(values, origins, {}, tuple(found), tuple(overrides), tuple(config_dirs))
-    checked = check_draft(draft, config_dirs)
+    checked = check_draft(draft, config_dirs, base=plan.base_plan)
     kept = [d for d in checked.diagnostics if d.is_error or _concerns(d)]
     kept += _nothing_to_measure(checked)
     return replace(checked, diagnostics=tuple(kept))
+
+
+def _whole(values: dict[str, Any], origins: Origins, weights: Path) -> None:
+    """A plan of full weights in a folder, in the place of base and adapter."""
+    texts = ["model=folder", text_of("model.path", str(weights)), "lora=none", "quantization=none"]
+    draft = compose(texts)
+    attention = values["model"]["attention"]
+    for section in ("model", "lora", "quantization"):
+        drop(origins, section)
+        values[section] = draft.values[section]
+        for key, value in leaves(values[section], section):
+            origins.add(key, Origin("derived", "evaluate", value, reason="the model was fused"))
+    values["model"]["attention"] = attention
+
+
+def without_training(draft: Draft) -> Draft:
+    """The draft with what only training needs put out of the way."""
+    values, origins = copy.deepcopy(draft.values), draft.origins.copy()
+    _force(values, origins, _NO_TRAINING, "nothing is trained")
+    _force(values, origins, _ROWS, "nothing is trained")
+    return replace(draft, values=values, origins=origins)
 
 
 def _closed(overrides: Sequence[Override]) -> list[Diagnostic]:
@@ -96,7 +134,7 @@ def _closed(overrides: Sequence[Override]) -> list[Diagnostic]:
     known = (*SECTIONS, *SCALARS)
     found = []
     for override in overrides:
-        section = _section(override)
+        section = section_of(override)
         if section in OPEN:
             continue
         close = did_you_mean(section, OPEN) if section not in known else ()
@@ -113,12 +151,8 @@ def _closed(overrides: Sequence[Override]) -> list[Diagnostic]:
     return found
 
 
-def _section(override: Override) -> str:
-    return override.key.replace("/", ".").partition(".")[0]
-
-
 def _concerns(finding: Diagnostic) -> bool:
-    return (finding.key or "").partition(".")[0] in OPEN
+    return section_of_finding(finding) in OPEN
 
 
 def _nothing_to_measure(checked: Checked) -> list[Diagnostic]:
@@ -131,40 +165,9 @@ def _nothing_to_measure(checked: Checked) -> list[Diagnostic]:
     return [Diagnostic("LF228", message, key="data.evaluation", notes=notes, hint=hint)]
 
 
-def _apply(
-    values: dict[str, Any],
-    origins: Origins,
-    overrides: Sequence[Override],
-    config_dirs: Sequence[str],
-) -> list[Diagnostic]:
-    """Options chosen anew replace their section; other overrides set single keys."""
-    found: list[Diagnostic] = []
-    usable = [one for one in overrides if _section(one) in OPEN]
-    chosen = {one.key: one for one in usable if one.is_group}
-    for section in chosen:
-        texts = [one.text for one in usable if _section(one) == section]
-        if section == "data":
-            texts += _training_rows(usable)
-        draft = compose(texts, config_dirs)
-        found += [d for d in draft.diagnostics if d.is_error or _section_of(d) == section]
-        _drop(origins, section)
-        values[section] = draft.values.get(section, values[section])
-        for key, chain in draft.origins.chains.items():
-            if key.partition(".")[0] == section:
-                origins.chains[key] = list(chain)
-        if section == "data":
-            given = {one.key for one in usable}
-            more = {**_ROWS, "data.max_train_rows": 1}
-            fields = {key: value for key, value in more.items() if key not in given}
-            _force(values, origins, fields, "nothing is trained when a model is measured")
-    for one in usable:
-        if not one.is_group and _section(one) not in chosen:
-            _set(values, origins, one)
-    return found
-
-
-def _section_of(finding: Diagnostic) -> str:
-    return (finding.key or "").partition(".")[0]
+def _chosen_data(usable: Sequence[Override]) -> Chosen:
+    """Where data are chosen anew, training rows that stand in for missing ones."""
+    return lambda section: _training_rows(usable) if section == "data" else []
 
 
 def _training_rows(overrides: Sequence[Override]) -> list[str]:
@@ -178,32 +181,10 @@ def _training_rows(overrides: Sequence[Override]) -> list[str]:
     return [f'data.train="{held}"'] if isinstance(held, str) else []
 
 
-def _set(values: dict[str, Any], origins: Origins, override: Override) -> None:
-    *parents, name = override.key.split(".")
-    here = values
-    for part in parents:
-        inner = here.get(part)
-        if not isinstance(inner, dict):
-            inner = here[part] = {}
-        here = inner
-    _drop(origins, override.key)
-    if override.kind == "delete":
-        here.pop(name, None)
-        return
-    here[name] = override.value
-    for key, value in leaves(override.value, override.key):
-        origins.add(key, replace(override.origin(), value=value))
-
-
-def _force(values: dict[str, Any], origins: Origins, settings: Mapping[str, Any], why: str) -> None:
-    """Set what is there; a section without the key has no use for it."""
-    for key, value in settings.items():
-        section, _, name = key.partition(".")
-        if name in values[section]:
-            values[section][name] = value
-            origins.add(key, Origin("derived", "evaluate", value, reason=why))
-
-
-def _drop(origins: Origins, key: str) -> None:
-    for other in [k for k in origins.chains if k == key or k.startswith(f"{key}.")]:
-        del origins.chains[other]
+def _force(
+    values: dict[str, Any],
+    origins: Origins,
+    settings: Mapping[str, Any],
+    why: str = "nothing is trained when a model is measured",
+) -> None:
+    force(values, origins, settings, "evaluate", why)

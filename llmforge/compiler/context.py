@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from llmforge.compiler.facts.arguments import Argument
@@ -20,6 +21,7 @@ from llmforge.compiler.facts.tokenizer import TokenizerFacts
 from llmforge.compiler.parse import parse_section, section_spec
 from llmforge.diagnostics import Diagnostic
 from llmforge.origins import Origin, Origins
+from llmforge.plan import Plan
 from llmforge.schema import RunSpec, Spec
 
 
@@ -37,6 +39,8 @@ class Facts:
     """Training samples of one epoch: rows, or packs of several."""
     identity: Mapping[str, Any] = field(default_factory=dict)
     """Digests and revisions of what stands behind paths and names; enters the fingerprints."""
+    base: Plan | None = None
+    """The plan of the run that trains the model, of `model=trained`."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Installed versions of the packages a run uses; absent ones are left out."""
     arguments: Mapping[str, Argument] | None = None
@@ -79,11 +83,24 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """Where a plan is compiled, for one that holds another plan."""
+
+    config_dirs: tuple[str | Path, ...] = ()
+    root: Path | None = None
+    within: tuple[tuple[str, ...], ...] = ()
+    """Overrides of the runs that this one's model is trained for, the outermost first."""
+    base: Plan | None = None
+    """The plan of the run that trains the model, as a saved plan has it; None compiles it."""
+
+
+@dataclass(frozen=True)
 class Context:
     """What a pass reads."""
 
     spec: RunSpec
     facts: Facts
+    around: Surroundings = field(default_factory=Surroundings)
 
     def apply(self, step: Step, source: str, origins: Origins) -> Context:
         """A new context with the step's values and facts; origins gain one entry per value.
@@ -105,7 +122,8 @@ class Context:
                         reads=item.reads,
                     ),
                 )
-        return Context(spec, replace(self.facts, **step.facts) if step.facts else self.facts)
+        facts = replace(self.facts, **step.facts) if step.facts else self.facts
+        return replace(self, spec=spec, facts=facts)
 
 
 def _with_values(spec: RunSpec, changes: Mapping[str, Any]) -> RunSpec:

@@ -147,6 +147,9 @@ def _disk(context: Context) -> Iterator[Derived]:
         return
     reads = ("model", "lora", "precision", "optimizer")
     yield Derived("disk.model_bytes", sizes.model, "weights of the final model", reads)
+    if sizes.fused:
+        why = "all parameters in the format of the fused model"
+        yield Derived("disk.fused_bytes", sizes.fused, why, (*reads, "fuse"))
     why = "weights and optimizer state"
     yield Derived("disk.checkpoint_bytes", sizes.checkpoint, why, reads)
     there = checkpoints_at_once(context.spec, context.facts.steps)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge import plugins
-from llmforge.compiler.context import Context, Derived, Facts, Step
+from llmforge.compiler.context import Context, Derived, Facts, Step, Surroundings
 from llmforge.compiler.derive.arguments import probe_arguments
 from llmforge.compiler.derive.batch import (
     derive_batch,
@@ -39,16 +39,18 @@ from llmforge.compiler.derive.inputs import (
     probe_samples,
 )
 from llmforge.compiler.derive.kernels import derive_kernels
+from llmforge.compiler.derive.launching import derive_processes
 from llmforge.compiler.derive.machine import (
     derive_attention,
     derive_precision,
-    derive_processes,
     probe_machine,
 )
 from llmforge.compiler.derive.memory import derive_memory
 from llmforge.compiler.derive.recipe import derive_recipe
+from llmforge.compiler.derive.sharding import derive_sharding
 from llmforge.compiler.estimate import foretell
 from llmforge.compiler.fill import fill_sources
+from llmforge.compiler.fill_launch import fill_launch
 from llmforge.compiler.lower import lower
 from llmforge.compiler.parse import parse
 from llmforge.compiler.preset_files import fill_presets
@@ -78,6 +80,7 @@ PASSES: tuple[Pass, ...] = (
     derive_precision,
     derive_attention,
     derive_kernels,
+    derive_sharding,
     derive_memory,
     derive_batch,
     derive_evaluation_batch,
@@ -126,11 +129,22 @@ def check(
 
 
 def check_draft(
-    draft: Draft, config_dirs: Sequence[str | Path] = (), root: Path | None = None
+    draft: Draft,
+    config_dirs: Sequence[str | Path] = (),
+    root: Path | None = None,
+    within: tuple[tuple[str, ...], ...] = (),
+    base: Plan | None = None,
 ) -> Checked:
-    """All findings about what was composed."""
+    """All findings about what was composed.
+
+    Args:
+        within: overrides of the runs that this one trains a model for, the outermost first.
+        base: the plan of the run that trains the model, where a saved plan holds it; None compiles
+            it, if there is one.
+    """
     draft = fill_sources(draft, config_dirs, root)
     draft = fill_presets(draft, config_dirs, root)
+    draft = fill_launch(draft, config_dirs, root)
     found = list(draft.diagnostics)
     if not draft.values:
         # nothing could be composed: that every section is missing would only bury the reason
@@ -149,7 +163,8 @@ def check_draft(
     faulty = {d.key for d in found if d.is_error and d.key}
     context = None
     if spec is not None:
-        context = Context(spec, Facts())
+        around = Surroundings(tuple(config_dirs), root, (*within, tuple(draft.overrides)), base)
+        context = Context(spec, Facts(), around)
         context, more = run_passes(context, origins)
         found += [d for d in more if not _about(d, faulty)]
         found += [d for d in run_rules(context) if not _about(d, faulty)]
@@ -201,6 +216,7 @@ def freeze(
         findings=[d.to_dict() for d in findings],
         overrides=list(overrides),
         llmforge=__version__,
+        base=context.facts.base.to_dict() if context.facts.base is not None else None,
     )
 
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.plan import Plan, PlanUnreadable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llmforge.track.versions import Registry
 
 Say = Callable[[str], None]
+Weights = Literal["model", "fused", "quantized"]
 
 _NAMED = re.compile(r"(?:models:/)?(?P<name>[^/@]+)@(?P<selector>[\w-]+)|"
                     r"models:/(?P<model>[^/@]+)(?:/(?P<version>[\w-]+))?")  # fmt: skip
@@ -59,6 +60,7 @@ def find_model(
     tracking: Mapping[str, Any] | None = None,
     cache: str | Path = ".llmforge",
     say: Say | None = None,
+    weights: Weights = "model",
 ) -> Place:
     """The place that a reference names.
 
@@ -70,12 +72,15 @@ def find_model(
             that stand in the configuration.
         cache: where weights are put that only MLflow has.
         say: told what is passed over.
+        weights: of a run: those it trained, or what was made of them.
 
     Raises:
         ModelRefused: LF863 for what does not exist, LF864 for a checkpoint that cannot be had.
     """
     text = str(ref)
     folder = Path(ref)
+    if weights != "model":
+        return _made(ref, checkpoint, runs, weights)
     if folder.is_dir():
         return _of_folder(folder, checkpoint, say)
     if named := _NAMED.fullmatch(text):
@@ -92,6 +97,30 @@ def find_model(
     return _of_run(run, checkpoint, say)
 
 
+def _made(ref: str | Path, checkpoint: str | int | None, runs: str | Path, weights: str) -> Place:
+    """What was made of a run's model; see `run/making.py`."""
+    from llmforge.refs.plans import run_of
+    from llmforge.run.labels import fault_of, read_label
+    from llmforge.run.making import FOLDERS, record
+
+    run = run_of(str(ref), str(runs))
+    stage = next(stage for stage, folder in FOLDERS.items() if folder == weights)
+    command = f"llmforge {stage} --run {run.run_id}"
+    if checkpoint is not None:
+        raise refused(
+            "LF864", f"the {weights} model of run {run.run_id} is one, and has no checkpoints",
+            hint=f"{command} --checkpoint {checkpoint}",
+        )  # fmt: skip
+    found = record(run, stage)  # type: ignore[arg-type]  # a key of FOLDERS is a stage
+    if found is None:
+        raise refused("LF863", f"run {run.run_id} has no {weights} model", hint=command)
+    folder = Path(found["target"])
+    fault = fault_of(folder, read_label(folder) or found)
+    if fault is not None:
+        raise refused("LF863", f"the {weights} model in {folder} is broken: {fault}", hint=command)
+    return Place(folder, f"{run.run_id}, {weights}", run, _plan(run.plan_file))
+
+
 def base_place(plan: Plan) -> Place:
     """The untrained model that a plan starts from.
 
@@ -105,7 +134,8 @@ def base_place(plan: Plan) -> Place:
             hint="model=folder model.path=<folder>",
         )
     model = plan.settings["model"]
-    return Place(None, str(model.get("path") or model.get("id")), plan=plan)
+    trained = plan.base_plan.run_id if plan.base_plan is not None else None
+    return Place(None, str(trained or model.get("path") or model.get("id")), plan=plan)
 
 
 def load_model(
@@ -184,6 +214,7 @@ def refused(
 def _of_folder(folder: Path, checkpoint: str | int | None, say: Say | None) -> Place:
     from llmforge.run import sealing
     from llmforge.run.folder import RunFolder
+    from llmforge.run.labels import read_label
 
     folder = folder.absolute()
     if (folder / "plan.json").is_file() and (folder / "status.json").is_file():
@@ -198,6 +229,8 @@ def _of_folder(folder: Path, checkpoint: str | int | None, say: Say | None) -> P
     parent = folder.parent
     if folder.name == "model" and (parent / "plan.json").is_file():
         return _of_run(RunFolder.open(parent), None, say)
+    if (label := read_label(folder)) is not None:
+        return _labelled(folder, label)
     if any((folder / name).is_file() for name in _WEIGHTS):
         # weights that were fetched from MLflow have their plan beside them
         own = folder / "plan.json"
@@ -205,6 +238,19 @@ def _of_folder(folder: Path, checkpoint: str | int | None, say: Say | None) -> P
     inside = sorted(path.name for path in folder.iterdir())[:5]
     notes = [f"it holds {', '.join(inside) or 'nothing'}"]
     raise refused("LF863", f"{folder} holds neither a model nor a run", notes, "llmforge runs")
+
+
+def _labelled(folder: Path, label: Mapping[str, Any]) -> Place:
+    """What llmforge made of a model, wherever it lies now."""
+    from llmforge.run.folder import RunFolder
+    from llmforge.run.labels import fault_of, labelled_plan
+
+    if fault := fault_of(folder, label):
+        raise refused("LF863", f"the {label['stage']} result in {folder} is broken: {fault}")
+    run = RunFolder(folder.parent)
+    at_home = run.plan_file.is_file() and run.run_id == label.get("run_id")
+    plan = _plan(run.plan_file) if at_home else labelled_plan(label)
+    return Place(folder, f"{label['run_id']}, {folder.name}", run if at_home else None, plan)
 
 
 def _of_sealed(folder: Path) -> Place:

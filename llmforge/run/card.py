@@ -54,6 +54,8 @@ RECIPE: tuple[tuple[str, str], ...] = (
 
 _MARKS = re.compile(r"([\\`*_{}\[\]()<>#+!|~&$@-])")
 _CURVES = ("train_loss", "learning_rate", "grad_norm", "epoch", "tokens_per_second")
+_APART = ("baseline_", "memory_", "fuse/", "quantize/")
+"""How figures begin that stand elsewhere on the card, or on that of what was made."""
 _SHOWN = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
 
 
@@ -63,7 +65,9 @@ def escape(value: Any) -> str:
     return _MARKS.sub(r"\\\1", " ".join(text.split()))
 
 
-def card(plan: Plan, journal_file: Path, place: str, adapter: bool) -> str:
+def card(
+    plan: Plan, journal_file: Path, place: str, adapter: bool, sections: Sequence[str] = ()
+) -> str:
     """The card's text.
 
     Args:
@@ -71,6 +75,7 @@ def card(plan: Plan, journal_file: Path, place: str, adapter: bool) -> str:
         journal_file: what was measured so far.
         place: where the model is loaded from: a repository, or a folder beside the card.
         adapter: what is loaded is an adapter, and needs its base.
+        sections: more Markdown, after the results: what was made of the model since.
 
     Raises:
         OSError: the file of `card.text` cannot be read (any more).
@@ -82,13 +87,37 @@ def card(plan: Plan, journal_file: Path, place: str, adapter: bool) -> str:
         own_text(plan),
         _summary(plan, journal_file),
         "## Results\n\n" + _results(journal_file),
-        "## Recipe\n\n" + _table(("setting", "value"), _recipe(plan)),
+        *sections,
+        "## Recipe\n\n" + table(("setting", "value"), _recipe(plan)),
         "All settings, down to the last one, are in `plan.json`.",
         "## Data\n\n" + _data(plan),
         "## Loading\n\n" + _loading(plan, place, adapter),
-        "## Versions\n\n" + _table(("package", "version"), _versions(plan)),
+        "## Versions\n\n" + table(("package", "version"), _versions(plan)),
     ]
     return publisher.text("\n\n".join(part for part in parts if part) + "\n")
+
+
+def plain_card(name: str, place: str, adapter: bool, base: str | None) -> str:
+    """The card of a model of which nothing but its folder is known: how it is loaded.
+
+    Args:
+        name: the folder's.
+        place: as for `card`.
+        adapter: as for `card`.
+        base: what others call the base of an adapter.
+    """
+    from huggingface_hub import ModelCardData
+
+    head = ModelCardData(
+        base_model=base if base and is_repository(base) else None,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="text-generation",
+    )
+    loading = _loading_code(place, adapter, base)
+    return (
+        f"---\n{head.to_yaml().strip()}\n---\n\n# {escape(name)}\n\n## Loading\n\n"
+        f"```python\n{loading}\n```\n"
+    )
 
 
 def _summary(plan: Plan, journal_file: Path) -> str:
@@ -115,7 +144,7 @@ def _results(journal_file: Path) -> str:
     history = journal.history(journal_file)
     rows = []
     for name, points in history.items():
-        if name.startswith(("baseline_", "memory_")) or name in _CURVES:
+        if name.startswith(_APART) or name in _CURVES:
             continue
         step = max(points)
         before = history.get(f"baseline_{name}", {}).get(0)
@@ -126,7 +155,7 @@ def _results(journal_file: Path) -> str:
         rows.append(("train_loss", _number(losses[first]), _number(losses[last]), last))
     if not rows:
         return "Nothing was measured yet."
-    return _table(("metric", "before training", "now", "measured at step"), rows)
+    return table(("metric", "before training", "now", "measured at step"), rows)
 
 
 def _recipe(plan: Plan) -> Iterator[tuple[str, Any]]:
@@ -163,7 +192,7 @@ def _data(plan: Plan) -> str:
     built = ((plan.facts.get("identity") or {}).get("data") or {}).get("builtin")
     if built:
         files.append(("built-in example", "", "", built))
-    return f"{text}\n\n{_table(('file', 'rows', 'size', 'SHA-256'), files)}" if files else text
+    return f"{text}\n\n{table(('file', 'rows', 'size', 'SHA-256'), files)}" if files else text
 
 
 def _rows(part: Mapping[str, Any]) -> str:
@@ -171,8 +200,18 @@ def _rows(part: Mapping[str, Any]) -> str:
 
 
 def _loading(plan: Plan, place: str, adapter: bool) -> str:
+    code = _loading_code(place, adapter, base_model(plan))
+    again = "llmforge train --plan plan.json"
+    return (
+        f"```python\n{code}\n```\n\nWith llmforge, where the run's folder is:\n\n"
+        f'```console\n$ llmforge generate --run {plan.run_id} "<prompt>"\n```\n\n'
+        f"The same training again, with the data at hand:\n\n```console\n$ {again}\n```"
+    )
+
+
+def _loading_code(place: str, adapter: bool, base: str | None) -> str:
     lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
-    at, base = _literal(place), base_model(plan)
+    at = _literal(place)
     if adapter:
         lines.insert(0, "from peft import PeftModel")
         if base is None:
@@ -189,13 +228,7 @@ def _loading(plan: Plan, place: str, adapter: bool) -> str:
     else:
         lines.append(f"model = AutoModelForCausalLM.from_pretrained({at})")
     lines.append(f"tokenizer = AutoTokenizer.from_pretrained({at})")
-    again = "llmforge train --plan plan.json"
-    code = "\n".join(lines)
-    return (
-        f"```python\n{code}\n```\n\nWith llmforge, where the run's folder is:\n\n"
-        f'```console\n$ llmforge generate --run {plan.run_id} "<prompt>"\n```\n\n'
-        f"The same training again, with the data at hand:\n\n```console\n$ {again}\n```"
-    )
+    return "\n".join(lines)
 
 
 def _literal(text: str) -> str:
@@ -212,7 +245,8 @@ def _number(value: float) -> str:
     return f"{value:,.6g}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; every cell is escaped."""
     lines = [head, ["---"] * len(head)]
     cells = [[escape(cell) for cell in row] for row in rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in (*lines, *cells))

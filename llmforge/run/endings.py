@@ -7,7 +7,6 @@ killed worker could not write one.
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 from llmforge.diagnostics import Diagnostic
 from llmforge.origins import Origin
 from llmforge.run.folder import RunFolder
+from llmforge.run.ranks import failures
 from llmforge.run.status import Status
 
 EXIT_DONE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130
@@ -42,15 +42,19 @@ class Ending:
 def settle(run: RunFolder, ending: Ending) -> tuple[int, Diagnostic | None]:
     """End of the `train` stage: completes the status."""
     record = run.record()
-    failures = _failures(run)
+    found = failures(run)
     wrote = record.pid is None and record.status in (
         *(Status.FINISHED, Status.FAILED, Status.INTERRUPTED, Status.PRUNED),
     )
     blamed = record.status is Status.FAILED and record.code in _FOUND_BY_MAIN
     over = record.status in (Status.FINISHED, Status.PRUNED)
-    if failures and not ending.asked and not blamed and not over:
+    silent = bool(found) and all(told.get("lost") for told in found) and _signal(ending) is not None
+    if silent and not ending.asked and not over:
+        # those that are left say only that one is gone, and the launcher knows how it went
+        _fail(run, _unsaid(run, ending).to_dict())
+    elif found and not ending.asked and not blamed and not over:
         # rank 0 saw only that its neighbour was gone
-        _fail(run, failures[0])
+        _fail(run, found[0])
     elif not wrote and ending.asked:
         # a second Ctrl-C, or one before the worker listened
         reason = f"{_cause(ending)} on request; the same command {_next(run)}"
@@ -65,8 +69,8 @@ def settle(run: RunFolder, ending: Ending) -> tuple[int, Diagnostic | None]:
         return EXIT_DONE, None
     if record.status is Status.INTERRUPTED:
         return EXIT_STOPPED, None
-    found = record.diagnostic or {"code": record.code, "message": record.reason}
-    return EXIT_FAILED, _typed(run, found)
+    told = record.diagnostic or {"code": record.code, "message": record.reason}
+    return EXIT_FAILED, _typed(run, told)
 
 
 def verdict(run: RunFolder, ending: Ending) -> tuple[int, Diagnostic | None]:
@@ -75,22 +79,15 @@ def verdict(run: RunFolder, ending: Ending) -> tuple[int, Diagnostic | None]:
         return EXIT_DONE, None
     if ending.asked or ending.code == EXIT_STOPPED:
         return EXIT_STOPPED, None
-    failures = _failures(run)
-    return EXIT_FAILED, _typed(run, failures[0]) if failures else _unsaid(run, ending)
+    found = failures(run)
+    return EXIT_FAILED, _typed(run, found[0]) if found else _unsaid(run, ending)
 
 
-def _failures(run: RunFolder) -> list[dict[str, Any]]:
-    """What ranks wrote when they died, lowest rank first."""
-    found = []
-    for path in sorted(run.path.glob("failure-rank*.json")):
-        rank = path.stem.removeprefix("failure-rank")
-        told = json.loads(path.read_text(encoding="utf-8"))
-        prefix = "" if rank == "0" else f"rank {rank}: "
-        found.append({**told, "message": f"{prefix}{told['message']}"})
-    return found
+_DIAGNOSTIC = ("code", "severity", "message", "key", "origins", "notes", "hint", "rank")
 
 
-def _fail(run: RunFolder, found: Mapping[str, Any]) -> None:
+def _fail(run: RunFolder, told: Mapping[str, Any]) -> None:
+    found = {name: told[name] for name in _DIAGNOSTIC if name in told}
     run.set_status(
         Status.FAILED, pid=None, code=found["code"], reason=found["message"], diagnostic=found
     )
@@ -100,7 +97,7 @@ def _typed(run: RunFolder, found: Mapping[str, Any]) -> Diagnostic:
     """A written diagnostic as an object, with the way to the log."""
     notes = list(found.get("notes", ()))
     if found["code"] != "LF804":
-        notes.append(f"traceback in {run.log()}")
+        notes.append(f"traceback in {run.log(int(found.get('rank', 0)))}")
         if run.checkpoints():
             notes.append(f"the same command {_next(run)}")
     return Diagnostic(
@@ -121,7 +118,8 @@ def _unsaid(run: RunFolder, ending: Ending) -> Diagnostic:
 
 
 def _next(run: RunFolder) -> str:
-    newest = next(iter(run.checkpoints()), None)
+    done = run.status() is Status.FINISHED  # another stage than the training has failed
+    newest = None if done else next(iter(run.checkpoints()), None)
     return f"goes on after step {newest.step}" if newest else "starts again"
 
 

@@ -28,6 +28,8 @@ DRIVER_PID = "LLMFORGE_DRIVER_PID"
 ATTEMPT = "LLMFORGE_ATTEMPT"
 QUIET = "LLMFORGE_QUIET"
 PREVIEW = "LLMFORGE_PREVIEW"
+APART = "LLMFORGE_APART"
+"""Set where nodes have run folders of their own, which the launcher keeps alike."""
 
 _ALWAYS = {
     "PYTHONHASHSEED": "0",  # the order of sets must not differ between attempts
@@ -104,6 +106,15 @@ def worker_environment(plan: Plan, attempt: int, quiet: bool = False) -> dict[st
     return found
 
 
+def forwarded(plan: Plan) -> list[str]:
+    """Variables of a worker's environment that go along to other machines.
+
+    Not the path of programs, nor anything else that is true of one machine only.
+    """
+    own = (*_ALWAYS, *_UNLESS_SET, ATTEMPT, QUIET, PREVIEW, _ALLOCATOR, "CUBLAS_WORKSPACE_CONFIG")
+    return [*own, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE", *secret_names(plan)]
+
+
 def _group_of_one() -> dict[str, str]:
     """What a launcher would set for a single process: DeepSpeed joins a process group even alone,
     and asks MPI for one when nobody named it."""
@@ -125,7 +136,10 @@ def _threads(plan: Plan) -> dict[str, str]:
     wanted = int(launch["threads"])
     if not wanted and os.environ.get("OMP_NUM_THREADS"):
         return {}
-    each = wanted or max(1, cores() // int(launch["processes"]))
+    per_node = max(1, int(launch["processes"]) // plan.spec.launch.node_count)
+    # on other machines the cores are those that were claimed there
+    there = {"ray": launch.get("cpus"), "slurm": int(launch.get("cpus") or 1) // per_node}
+    each = wanted or max(1, int(there.get(launch["kind"]) or cores() // per_node))
     return {"OMP_NUM_THREADS": str(each), "MKL_NUM_THREADS": str(each)}
 
 

@@ -99,6 +99,22 @@ def _resume_refused(error: BaseException, plan: Plan) -> Diagnostic:
     return replace(found, notes=tuple(getattr(error, "notes", ())))
 
 
+def _nodes_differ(error: BaseException, plan: Plan) -> Diagnostic:
+    found = _about("LF463", error, plan, "launch", "llmforge doctor --launch ...")
+    return replace(found, notes=tuple(getattr(error, "notes", ())))
+
+
+def _never_met(error: BaseException, plan: Plan) -> Diagnostic:
+    return _about("LF464", error, plan, "launch", "llmforge doctor --launch ...")
+
+
+def _not_shared(error: BaseException, plan: Plan) -> Diagnostic:
+    found = _about("LF466", error, plan, "paths.runs", "paths.runs=<a folder that nodes share>")
+    if plan.settings["launch"]["kind"] == "ray":
+        found = replace(found, notes=("or `launch.storage`, which Ray brings it to and from",))
+    return found
+
+
 def _no_room(error: BaseException, plan: Plan) -> Diagnostic:
     hint = "checkpoint.keep=1" if plan.settings["checkpoint"]["keep"] > 1 else None
     return _about("LF820", error, plan, "paths.runs", hint)
@@ -113,6 +129,19 @@ def _not_saved(error: BaseException, plan: Plan) -> Diagnostic:
     if full and plan.settings["checkpoint"]["keep"] > 1:
         return replace(found, hint="checkpoint.keep=1")
     return found
+
+
+def _proof_failed(error: BaseException, plan: Plan) -> Diagnostic:
+    found = _about("LF950", error, plan, "fuse")
+    return replace(found, notes=tuple(getattr(error, "notes", ())))
+
+
+def _not_fusable(error: BaseException, plan: Plan) -> Diagnostic:
+    return _about("LF951", error, plan, "fuse")
+
+
+def _not_finite_merged(error: BaseException, plan: Plan) -> Diagnostic:
+    return _about("LF951", error, plan, "fuse.dtype", "fuse.dtype=bfloat16")
 
 
 def _free(plan: Plan) -> tuple[str, ...]:
@@ -205,7 +234,13 @@ _TOLD: dict[str, Callable[[BaseException, Plan], Diagnostic]] = {
     "DataRefused": _data_refused,
     "ResumeRefused": _resume_refused,
     "NoRoom": _no_room,
+    "NodesDiffer": _nodes_differ,
+    "NeverMet": _never_met,
+    "FolderNotShared": _not_shared,
     "SaveFailed": _not_saved,
     "BuildError": _not_built,
+    "ProofFailed": _proof_failed,
+    "NotFinite": _not_finite_merged,
+    "NotFusable": _not_fusable,
 }
 """What is told of an exception, by the name of its class; the first that is found counts."""

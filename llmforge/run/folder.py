@@ -158,8 +158,9 @@ class RunFolder:
             self.write_json("status.json", found.to_dict())
         return found
 
-    def set_running(self, stage: str) -> StatusRecord:
-        """This process takes the run over."""
+    def set_running(self, stage: str, attempt: int | None = None) -> StatusRecord:
+        """This process takes the run over; `attempt` counts starts by the launcher as well."""
+        counted = {} if attempt is None else {"attempts": attempt}
         return self.set_status(
             Status.RUNNING,
             stage=stage,
@@ -170,6 +171,7 @@ class RunFolder:
             code=None,
             diagnostic=None,
             warnings=(),
+            **counted,
         )
 
     def warn(self, diagnostic: Mapping[str, Any]) -> None:
@@ -215,17 +217,18 @@ class RunFolder:
         return target
 
     @contextmanager
-    def lock(self, patience: float = 1.0) -> Iterator[int]:
+    def lock(self, patience: float = 1.0, node: int = 0) -> Iterator[int]:
         """Hold the folder; yields a file descriptor that a worker may inherit.
 
         The lock belongs to the open file, so a worker that inherits the descriptor keeps the
-        folder held even when its driver is killed.
+        folder held even when its driver is killed. Nodes other than 0 hold it beside node 0.
 
         Raises:
             RunBusy: somebody else holds it for longer than `patience` seconds.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        name = f".lock.node{node}" if node else ".lock"
+        handle = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             deadline = time.monotonic() + patience
             while True:

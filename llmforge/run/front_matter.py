@@ -24,6 +24,8 @@ def base_model(plan: Plan) -> str | None:
     if model["kind"] == "scratch":
         return None
     named = hub.get("base_model") or model.get("id")
+    if not named and plan.base_plan is not None:
+        return plan.base_plan.run_id
     return str(named) if named else last_part(str(model["path"]))
 
 

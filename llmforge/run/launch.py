@@ -23,13 +23,15 @@ from types import FrameType
 from typing import Any
 
 from llmforge import registry
-from llmforge.diagnostics import Diagnostic
+from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.plan import Plan
 from llmforge.run import making, pruning, residents
-from llmforge.run.endings import Ending, oom_kills, settle, verdict
+from llmforge.run.commands import plan_of_node
+from llmforge.run.endings import EXIT_FAILED, EXIT_STOPPED, Ending, oom_kills, settle, verdict
 from llmforge.run.environment import PREVIEW, worker_environment
 from llmforge.run.folder import RunBusy, RunFolder
 from llmforge.run.making import Order
+from llmforge.run.ranks import last_words
 from llmforge.run.residents import Started
 from llmforge.run.signals import WARNINGS
 from llmforge.run.status import Status
@@ -72,6 +74,9 @@ def run_plan(
 ) -> Outcome:
     """Run one stage of a plan, or answer from its folder when it was trained before.
 
+    With `fuse.after_training` the adapter of a finished training is fused, in a worker of its own;
+    what is wrong there is in the outcome, and the training stays finished.
+
     Args:
         plan: what to run; its fingerprint names the folder.
         stage: `train` (prepares and evaluates as well), `prepare`, or `evaluate` for measuring a
@@ -80,11 +85,33 @@ def run_plan(
         preview: samples to show after `prepare`.
         asked: asked now and then while the worker runs; what it says is passed on like a signal.
     """
+    outcome = _run(plan, stage, quiet, preview, asked)
+    wanted = stage == "train" and plan.settings["fuse"]["after_training"]
+    if wanted and outcome.status is Status.FINISHED and outcome.exit_code == 0:
+        return _fused(plan, outcome, quiet)
+    return outcome
+
+
+def _fused(plan: Plan, trained: Outcome, quiet: bool) -> Outcome:
+    """What came of a training and of the merge after it."""
+    from llmforge.run.fusing import fuse_after  # which starts workers by this module
+
+    try:
+        fused = fuse_after(plan, quiet)
+    except ConfigRefused as refused:
+        return replace(trained, exit_code=1, diagnostic=refused.diagnostics[0])
+    reused = trained.reused and fused.reused
+    return replace(trained, exit_code=fused.exit_code, diagnostic=fused.diagnostic, reused=reused)
+
+
+def _run(plan: Plan, stage: str, quiet: bool, preview: int, asked: Asked | None) -> Outcome:
     run = RunFolder(plan.run_folder)
     if stage == "evaluate" and not run.manifest.is_file():
         message = f"run {plan.run_id} is {run.status().value}: it has no final model to evaluate"
         found = Diagnostic("LF809", message, notes=(f"looked in {run.path}",), hint="llmforge runs")
         return Outcome(run.status(), 1, run.path, diagnostic=found)
+    if int(plan.settings["launch"].get("node_rank") or 0):
+        return _assist(plan, run, stage, quiet)
     try:
         with run.lock() as handle:
             if stage == "train" and run.status() is Status.FINISHED and run.result():
@@ -109,6 +136,17 @@ def run_measurement(
     try:
         with run.lock() as handle:
             return _work(plan, run, "evaluate", quiet, handle, request)
+    except RunBusy:
+        return Outcome(run.status(), 1, run.path, diagnostic=_busy(plan, run))
+
+
+def run_answers(
+    plan: Plan, run: RunFolder, request: Mapping[str, str], quiet: bool = False
+) -> Outcome:
+    """Ask a run's model, and what was made of it, the same questions; as `run_measurement`."""
+    try:
+        with run.lock() as handle:
+            return _work(plan, run, "answers", quiet, handle, request)
     except RunBusy:
         return Outcome(run.status(), 1, run.path, diagnostic=_busy(plan, run))
 
@@ -177,15 +215,39 @@ def _work(
     run.set_status(run.status(), attempts=attempt)
     for old in run.path.glob("failure-rank*.json"):
         old.unlink()
-    launch = registry.component("launch", plan.settings["launch"]["kind"])
-    command = launch.load_builder()(plan, run.path, stage)
     environment = worker_environment(plan, attempt, quiet) | dict(more)
+    ending = _attempt(plan, run, stage, quiet, lock, environment, asked)
+    if ending.code == 0 and plan.settings["launch"].get("wait") is False:
+        return Outcome(run.status(), 0, run.path)  # queued: the job keeps the status
+    exit_code, diagnostic = (settle if stage == "train" else verdict)(run, ending)
+    if exit_code == EXIT_FAILED and not quiet and (words := last_words(run)):
+        print(words, file=sys.stderr, flush=True)
+    if not is_complete(run) and not _warned(run):
+        complete(run, environment)
+    status = run.status()
+    result = run.result() if status is Status.FINISHED else None
+    return Outcome(status, exit_code, run.path, result, diagnostic)
+
+
+def _attempt(
+    plan: Plan,
+    run: RunFolder,
+    stage: str,
+    quiet: bool,
+    lock: int,
+    environment: Mapping[str, str],
+    asked: Asked | None = None,
+) -> Ending:
+    """Start the workers of this machine, or whoever starts them, and wait for the end."""
+    # samples are made by one process, whatever is to train on them
+    kind = "local" if stage == "prepare" else plan.settings["launch"]["kind"]
+    command = registry.component("launch", kind).load_builder()(plan, run.path, stage)
     kills = oom_kills()
     # With the lock's descriptor, the folder stays held while a worker lives, driver or no driver.
     worker: Started = residents.trial_of(plan, run.path, stage, environment, lock, quiet) or (
         subprocess.Popen(
             command,
-            env=environment,
+            env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if quiet else None,
             stderr=subprocess.DEVNULL if quiet else None,
@@ -200,31 +262,24 @@ def _work(
     if code and not quiet and sys.stderr.isatty():
         print("\x1b[?25h", end="", file=sys.stderr)  # a killed progress bar had hidden the cursor
     by = signal.Signals(forwarded[0]).name if forwarded else None
-    ending = Ending(code, bool(forwarded), oom_kills() > kills, by)
-    exit_code, diagnostic = (settle if stage == "train" else verdict)(run, ending)
-    if not is_complete(run) and not _warned(run):
-        complete(run, environment)
+    return Ending(code, bool(forwarded), oom_kills() > kills, by)
+
+
+def _assist(plan: Plan, run: RunFolder, stage: str, quiet: bool) -> Outcome:
+    """This machine's workers of a run whose status another machine, node 0, keeps."""
+    node = int(plan.settings["launch"]["node_rank"])
+    try:
+        with run.lock(node=node) as handle:
+            plan.save(plan_of_node(run.path, node))
+            environment = worker_environment(plan, max(1, run.record().attempts), quiet)
+            ending = _attempt(plan, run, stage, quiet, handle, environment)
+    except RunBusy:
+        return Outcome(run.status(), 1, run.path, diagnostic=_busy(plan, run))
     status = run.status()
-    result = run.result() if status is Status.FINISHED else None
-    return Outcome(status, exit_code, run.path, result, diagnostic)
-
-
-def local_command(plan: Plan, folder: Path, stage: str) -> list[str]:
-    """One process (builder of `launch.kind=local`)."""
-    del plan
-    return [sys.executable, "-m", "llmforge.run.worker", str(folder), "--stage", stage]
-
-
-def torchrun_command(plan: Plan, folder: Path, stage: str) -> list[str]:
-    """One process per device on this node (builder of `launch.kind=torchrun`)."""
-    processes = str(plan.settings["launch"]["processes"])
-    return [
-        *(sys.executable, "-m", "llmforge.run.torchrun"),
-        *("--standalone", "--nproc-per-node", processes),
-        # saving takes longer than the half-minute after which torchrun kills by default
-        *("--shutdown-timeout", "600"),
-        *("-m", "llmforge.run.worker", str(folder), "--stage", stage),
-    ]
+    if status is Status.INTERRUPTED:
+        return Outcome(status, EXIT_STOPPED, run.path)
+    exit_code, diagnostic = verdict(run, ending)
+    return Outcome(status, exit_code, run.path, diagnostic=diagnostic)
 
 
 @contextmanager

@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from llmforge.plan import CODE_VERSION, Plan, canonical_digest
 from llmforge.run.folder import RunFolder
+from llmforge.run.journal import Journal
 from llmforge.run.outcome import file_digests
 from llmforge.run.status import timestamp
 
@@ -28,6 +29,22 @@ FOLDERS: dict[str, str] = {"fuse": "fused", "quantize": "quantized"}
 
 VARIABLE = "LLMFORGE_ORDER"
 """Environment variable that carries the order to the worker."""
+
+
+class Base(Protocol):
+    """The base of an adapter; see `originals.py`."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def label(self) -> str:
+        """For people."""
+
+    @property
+    def digest(self) -> str:
+        """Of config and weights."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,12 @@ class Order:
     """Of source and settings: the same fingerprint is the same result."""
     step: int = 0
     """Optimizer steps behind the source."""
+    base: str = ""
+    """Folder of the full-precision base that an adapter is merged into."""
+    base_label: str = ""
+    """The base for people: folder, or hub name and commit."""
+    base_digest: str = ""
+    """Of the base's config and weights."""
 
     def variables(self) -> dict[str, str]:
         """For the worker's environment."""
@@ -67,14 +90,32 @@ def source_digest(folder: Path) -> str:
     return canonical_digest({name: entry["sha256"] for name, entry in file_digests(folder).items()})
 
 
-def order(plan: Plan, run: RunFolder, stage: Stage, source: Path, label: str, step: int) -> Order:
-    """The order to make `stage` of the model in `source`, by the settings of the plan."""
+def order(
+    plan: Plan,
+    run: RunFolder,
+    stage: Stage,
+    source: Path,
+    label: str,
+    step: int,
+    base: Base | None = None,
+) -> Order:
+    """The order to make `stage` of the model in `source`, by the settings of the plan.
+
+    Args:
+        base: what an adapter is merged into.
+    """
     settings = plan.settings[stage]
     digest = source_digest(source)
-    what = {"code": CODE_VERSION, "source": digest, "settings": decisive(plan, stage)}
+    what: dict[str, Any] = {"code": CODE_VERSION, "source": digest}
+    what["settings"] = decisive(plan, stage)
+    if base is not None:
+        what["base"] = base.digest
     folder = settings.get("folder")
     target = Path(folder).absolute() if folder else run.path / FOLDERS[stage]
-    return Order(stage, str(source), label, digest, str(target), canonical_digest(what), step)
+    made = Order(stage, str(source), label, digest, str(target), canonical_digest(what), step)
+    if base is None:
+        return made
+    return replace(made, base=str(base.folder), base_label=base.label, base_digest=base.digest)
 
 
 def decisive(plan: Plan, stage: Stage) -> dict[str, Any]:
@@ -103,7 +144,7 @@ def numbers(found: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """The figures of a record for the journal and the tracker, nested names joined by `/`."""
     flat: dict[str, float] = {}
     for name, value in found.items():
-        if name in ("files", "settings", "step"):
+        if name in ("files", "settings", "step", "bounds"):
             continue
         if isinstance(value, Mapping):
             flat |= numbers(value, f"{prefix}{name}/")
@@ -142,6 +183,8 @@ def keep_record(
 ) -> dict[str, Any]:
     """Write the record of what was made, last of all: its presence says that all is there.
 
+    Its numbers also go to the run's journal, and with it to the tracker, as `fuse/seconds`.
+
     Args:
         run: whose model it is.
         plan: the settings it was made by.
@@ -158,6 +201,7 @@ def keep_record(
         "label": made.label,
         "source_digest": made.source_digest,
         "step": made.step,
+        **({"base": made.base_label, "base_digest": made.base_digest} if made.base else {}),
         "target": made.target,
         "fingerprint": made.fingerprint,
         "settings": plan.settings[made.stage],
@@ -166,4 +210,7 @@ def keep_record(
         "files": file_digests(Path(made.target)),
     }
     run.write_json(record_file(run, made.stage).name, found)
+    journal = Journal(run.journal)
+    journal.append(numbers(figures, f"{made.stage}/"), made.step)
+    journal.close()
     return found

@@ -1,7 +1,9 @@
 """Before a worker is started: is this the machine that the plan is for?
 
-In: a plan. Out: nothing, or a refusal: LF408 for the hardware, which is looked up without torch,
-LF812 for a model that cannot be had here (see `reach.py`), LF920, LF922 or LF924 for an upload
+In: a plan. Out: nothing, or a refusal: LF453 to LF467 for a launcher that cannot start (see
+`reach_launch.py`), LF408 for the hardware, which is looked up without torch,
+LF625 for a model whose own run is not finished (see `bases.py`), LF812 for one that cannot be had
+here (see `reach.py`), LF920, LF922 or LF924 for an upload
 that the hub would refuse (see `hub/permission.py`).
 """
 
@@ -9,18 +11,29 @@ from __future__ import annotations
 
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.plan import Plan
+from llmforge.run.bases import check_base
+from llmforge.run.commands import is_elsewhere
 from llmforge.run.hub import check_push
 from llmforge.run.reach import check_hub
+from llmforge.run.reach_launch import check_launch
 
 
-def check_here(plan: Plan) -> None:
+def check_here(plan: Plan, with_base: bool = True) -> None:
     """Refuse a plan whose hardware this machine does not have, or whose model it cannot get.
 
+    Args:
+        with_base: the model that another run trains must be there already.
+
     Raises:
-        ConfigRefused: LF408, LF812; LF920, LF922, LF924 for an upload that would be refused.
+        ConfigRefused: LF408, LF625, LF812; LF920, LF922, LF924 for an upload that would be refused.
     """
     from llmforge.compiler.facts.hardware import probe_hardware
 
+    check_launch(plan)
+    if is_elsewhere(plan.settings["launch"]):
+        check_hub(plan)
+        check_push(plan)
+        return
     wanted = plan.settings["hardware"]
     here = probe_hardware()
     if wanted["device"] == "cuda" and here["device"] != "cuda":
@@ -36,7 +49,7 @@ def check_here(plan: Plan) -> None:
                 )
             ]
         )
-    needed = plan.settings["launch"]["processes"]
+    needed = int(plan.settings["launch"]["processes"]) // plan.spec.launch.node_count
     if wanted["device"] == "cuda" and needed > here["count"]:
         raise ConfigRefused(
             [
@@ -49,5 +62,7 @@ def check_here(plan: Plan) -> None:
                 )
             ]
         )
+    if with_base:
+        check_base(plan)
     check_hub(plan)
     check_push(plan)

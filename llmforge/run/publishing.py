@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,15 +36,21 @@ _SMALLEST_ROOT = 4
 
 
 class Publisher:
-    """Cleans what is published of one run."""
+    """Cleans what is published of one run, or of a folder that is of none."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan | None, *folders: Path) -> None:
+        """
+        Args:
+            plan: what ran; None where nobody knows.
+            folders: more places of this machine that are not to be named.
+        """
         self._plan = plan
-        self._roots = sorted(_roots(plan), key=len, reverse=True)
+        self._roots = sorted(_roots(plan, folders), key=len, reverse=True)
 
     def text(self, text: str) -> str:
         """Free text without secrets and without the folders that the run knows."""
-        text = scrub(text, self._plan)
+        if self._plan is not None:
+            text = scrub(text, self._plan)
         for root in self._roots:
             # a root ends where a name ends: `/home/ann` is none in `/home/anna`
             text = re.sub(re.escape(root) + r"(?=[/\\\s\"'`,;:)\]]|$)[/\\]?", "", text)
@@ -75,6 +81,8 @@ class Publisher:
 
     def plan(self) -> dict[str, Any]:
         """The plan as others get it: a plan file without origins, overrides and places."""
+        if self._plan is None:
+            raise ValueError("of a folder without a run there is no plan")
         found = self._plan.to_dict()
         found |= {"overrides": [], "findings": [], "origins": Origins().to_dict()}
         found["settings"] = {**found["settings"], **_PLACES}
@@ -99,11 +107,14 @@ def _without_host(text: str) -> str:
     return f"{parts.scheme}://{last_part(parts.path) if parts.path else ''}"
 
 
-def _roots(plan: Plan) -> set[str]:
+def _roots(plan: Plan | None, folders: Iterable[Path]) -> set[str]:
     """Folders of this machine that may stand inside texts."""
-    run = Path(plan.run_folder).absolute()
-    found = {run, run.parent, Path.cwd(), Path.home()}
-    named = (value for _, value in leaves(plan.settings) if isinstance(value, str))
+    found = {Path.cwd(), Path.home(), *(folder.absolute() for folder in folders)}
+    if plan is not None:
+        run = Path(plan.run_folder).absolute()
+        found |= {run, run.parent}
+    settings = plan.settings if plan is not None else {}
+    named = (value for _, value in leaves(settings) if isinstance(value, str))
     for value in named:
         if "\n" not in value and Path(value).is_absolute():
             found |= {Path(value), Path(value).parent}

@@ -227,11 +227,14 @@ def figures(found: Mapping[str, Any]) -> str:
 
 
 def made(found: Mapping[str, Any]) -> str:
-    """What was made of a model: its folder, and the figures of its record one a line."""
+    """What was made of a model: its folder, its summary, or else its figures one a line."""
     from llmforge.run.making import numbers
 
-    lines = [f"{name:<28}{value:,.6g}" for name, value in numbers(found).items()]
-    return "\n".join([f"{found['label']} -> {_short(Path(found['target']))}", *lines])
+    lines = list(found.get("summary") or ())
+    lines = lines or [f"{name:<28}{value:,.6g}" for name, value in numbers(found).items()]
+    place = _short(Path(found["target"]))
+    ask = f'ask it  llmforge generate --run {place} "..."'
+    return "\n".join([f"{found['label']} -> {place}", *lines, ask])
 
 
 def _one_line(value: Any) -> str:

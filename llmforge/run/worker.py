@@ -19,7 +19,8 @@ from typing import Any
 
 from llmforge import plugins, registry
 from llmforge.plan import Plan
-from llmforge.run import environment, terminal
+from llmforge.run import environment, ranks, terminal
+from llmforge.run.agreement import agree, leave
 from llmforge.run.endings import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from llmforge.run.failures import diagnose, leaves_process_sound
 from llmforge.run.folder import RunFolder
@@ -35,29 +36,38 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="llmforge.run.worker")
     parser.add_argument("folder")
     parser.add_argument(
-        "--stage", choices=("train", "evaluate", "prepare", "fuse", "quantize"), default="train"
+        "--stage",
+        choices=("train", "evaluate", "prepare", "fuse", "quantize", "answers", "probe"),
+        default="train",
     )
+    parser.add_argument("--plan", help="a node's own, where it is not that of the folder")
     arguments = parser.parse_args(argv)
 
     stop = StopFlag()
     stop.listen()
     if driver := os.environ.get(environment.DRIVER_PID):
         stop_with(int(driver))
-    run = RunFolder.open(arguments.folder)
-    return Worker(run, arguments.stage, stop).attend()
+    # node 0 makes the folder's own plan; another node has brought one
+    own = Plan.load(arguments.plan) if arguments.plan else None
+    run = RunFolder(arguments.folder) if own else RunFolder.open(arguments.folder)
+    return Worker(run, arguments.stage, stop, own).attend()
 
 
 class Worker:
     """One process of one attempt, or in a resident process (`resident.py`) one of its trials."""
 
-    def __init__(self, run: RunFolder, stage: str, stop: StopFlag) -> None:
+    def __init__(
+        self, run: RunFolder, stage: str, stop: StopFlag, plan: Plan | None = None
+    ) -> None:
         self.run, self.stage, self.stop = run, stage, stop
         self.rank = int(os.environ.get("RANK", "0"))
         self.main = self.rank == 0
         self.tracker: Tracker = NullTracker()
         quiet = bool(os.environ.get(environment.QUIET)) or not self.main
         self.screen = terminal.take_over(run.log(self.rank), quiet)
-        self.plan = run.plan()
+        self.plan = plan or run.plan()
+        self.apart = bool(os.environ.get(environment.APART))
+        """Nodes have run folders of their own."""
         self._preview = int(os.environ.get(environment.PREVIEW, "0"))
         """Samples to show after `prepare`."""
         self.spoilt: str | None = None
@@ -79,20 +89,25 @@ class Worker:
 
     def work(self) -> int:
         """Run the stage."""
-        attempt = int(os.environ.get(environment.ATTEMPT, "1"))
+        attempt = int(os.environ.get(environment.ATTEMPT, "1")) + ranks.restarts()
+        self.run.failure(self.rank).unlink(missing_ok=True)  # of the processes before these
         print(f"==== attempt {attempt}, {self.stage}, {timestamp()}, pid {os.getpid()}", flush=True)
         with self.stop.immediate():
             if self.main:
-                self.screen.say(terminal.header(self.plan, attempt))
+                if self.stage != "probe":
+                    self.screen.say(terminal.header(self.plan, attempt))
                 if self.stage == "train":
-                    self.run.set_running(self.stage)
+                    self.run.set_running(self.stage, attempt)
             quieten()
+            if self.stage not in ("prepare", "probe"):
+                agree(self.plan, self.run, self.apart)
             plugins.load_or_fail(self.plan.settings["plugins"])
             if self.main:
                 found = devices()
                 self.run.write_json("environment.json", environment.describe(self.plan, found))
                 self.tracker = start_tracker(self.plan, self.run)
         getattr(self, f"_{self.stage}")()
+        leave()
         return EXIT_DONE
 
     def _train(self) -> None:
@@ -115,6 +130,11 @@ class Worker:
             prepare(self.plan, self._report if self.main else None)
         if self.main:
             self.tracker.finish(self.run.status(), None)
+
+    def _probe(self) -> None:
+        from llmforge.stages.probe import probe
+
+        probe(self.plan, self.run)
 
     def _report(self, prepared: Any) -> None:
         from llmforge.stages import report
@@ -157,6 +177,18 @@ class Worker:
             self.screen.say(f"everything is in {path}")
             self.tracker.artifact(path, f"{measure.FOLDER}/{path.name}")
             self.tracker.finish(self.run.status(), figures)
+
+    def _answers(self) -> None:
+        """Ask the run's model, and what was made of it, the same questions."""
+        from llmforge.run.chain import answering, telling
+        from llmforge.stages.answers import answer_all
+
+        with self.stop.immediate():
+            found = answer_all(self.plan, self.run, answering.Request.received(), self.screen.say)
+        if self.main:
+            self.screen.tell(telling.side_by_side(found))
+            self.tracker.artifact(self.run.path / answering.FILE, answering.FILE)
+            self.tracker.finish(self.run.status(), None)
 
     def _fuse(self) -> None:
         from llmforge.stages.fuse import fuse
@@ -209,6 +241,9 @@ class Worker:
         """Anything else: traceback to the log, reason to the folder."""
         print(environment.scrub(traceback.format_exc(), self.plan), file=sys.stderr, flush=True)
         found = diagnose(error, self.plan).to_dict()
+        many = ranks.world_size() > 1
+        if many:
+            ranks.keep_failure(self.run, self.plan, self.rank, found, error)
         if self.main and self.stage == "train":
             self.run.set_status(
                 Status.FAILED,
@@ -217,7 +252,7 @@ class Worker:
                 reason=found["message"],
                 diagnostic=found,
             )
-        else:
+        elif not many:
             self.run.write_json(self.run.failure(self.rank).name, found)
         self._close()
         return EXIT_FAILED

@@ -317,6 +317,16 @@ class BuiltinPairs(GeneratedData):
     """They are pairs of chats."""
 
 
+@register("data", "builtin_short", "llmforge.build.data:builtin_splits")
+class BuiltinShort(GeneratedData):
+    """The same conversations with answers of a word or two: a second task for a model that learnt
+    the first."""
+
+    kind: Literal["builtin_short"]
+    shape: Literal["messages"]
+    """They are chats."""
+
+
 @register("data", "jsonl", _ROWS)
 class JsonlData(JsonlSource, Rows):
     """JSON Lines: one object a line, UTF-8."""

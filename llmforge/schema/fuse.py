@@ -30,6 +30,11 @@ class FuseSpec(Spec):
     """Fuse as the last part of `llmforge train`, in a worker of its own."""
     dtype: Dtype | Auto
     """Format of the fused weights; `auto` is the format the base lies in."""
+    base: Annotated[str | None, Effect.BOOKKEEPING]
+    """Full-precision original to merge into: a folder, or a name on the hub (`owner/name`, or
+    `owner/name@revision`). Null is the base of the training, which must be unchanged; a base that
+    was quantized on disk does not say what its original is. Its content, not this name, decides
+    whether a fused model is made anew."""
     folder: Annotated[str | None, Effect.BOOKKEEPING]
     """Where to; null is `fused/` in the run folder."""
     shard_size: Annotated[str, Effect.BOOKKEEPING, Field(pattern=r"^\d+(MB|GB)$")]
@@ -47,3 +52,7 @@ class FuseSpec(Spec):
     """Smallest share of positions at which both models find the same token likeliest."""
     max_difference: NonNegativeFloat
     """Largest difference of a logit, in standard deviations of the logits."""
+    max_lost: NonNegativeFloat
+    """Largest difference of the logits, root mean square, as a share of what the adapter changes in
+    them: 1 when it is missing, 0.5 when it is in force by half. A slight adapter's effect is lost
+    in the rounding of a short format; then `fuse.dtype=float32` keeps it."""

@@ -114,6 +114,24 @@ class HubModel(CheckpointModel):
     """Run Python code from the repository. Only your own command line may turn this on."""
 
 
+@register("model", "trained", "llmforge.build.model:from_checkpoint")
+class TrainedModel(CheckpointModel):
+    """What another run of llmforge trains. Its plan is compiled with this one, so both are checked
+    and fingerprinted before either runs; `llmforge run` trains it first where it has to."""
+
+    kind: Literal["trained"]
+    overrides: Annotated[list[str], Effect.BOOKKEEPING]
+    """That run's overrides, as they would stand on its command line, each in quotes:
+    `["experiment=tour_base", "seed=1"]`. Its fingerprint, not this text, enters the fingerprint of
+    this run. Hardware, tracking and paths are this run's unless they stand here."""
+    weights: Annotated[Literal["model", "fused"], Effect.BOOKKEEPING]
+    """Which of its weights: those it trains, or those `llmforge fuse` makes of its adapter. Each
+    has a fingerprint of its own, which enters this run's."""
+    runs: Annotated[str | None, Effect.BOOKKEEPING]
+    """Parent of that run's folder; null is `paths.runs`. A sweep, whose trials lie in a folder of
+    their own, needs it to find a model outside."""
+
+
 class TokenizerSpec(Spec):
     """Text to tokens."""
 

@@ -1,6 +1,6 @@
 """Schema of where and how a run happens, and the root that holds all sections.
 
-In: the other schema modules. Out: specs for `deepspeed`, `fsdp`, `hardware`, `launch`,
+In: the other schema modules. Out: specs for `hardware`, `launch`,
 `tracking`, `paths`, and `RunSpec`. `SECTIONS` is the one table of section names.
 """
 
@@ -13,9 +13,7 @@ from pydantic import Field, SerializeAsAny
 from llmforge.registry import register
 from llmforge.schema.adapter import AdapterSpec
 from llmforge.schema.base import (
-    Auto,
     Effect,
-    NonNegativeInt,
     PositiveInt,
     SecretRef,
     Spec,
@@ -23,77 +21,19 @@ from llmforge.schema.base import (
 from llmforge.schema.checkpoint import CheckpointSpec
 from llmforge.schema.collate import CollatorSpec
 from llmforge.schema.data import Rows
+from llmforge.schema.distributed import DeepSpeedSpec, FsdpSpec
 from llmforge.schema.evaluation import EvaluationSpec
 from llmforge.schema.experiment import ExperimentSpec
 from llmforge.schema.extension import Callbacks, Metrics
 from llmforge.schema.fuse import FuseSpec
 from llmforge.schema.generation import GenerationSpec
 from llmforge.schema.hub import CardSpec, HubSpec
+from llmforge.schema.launching import LaunchSpec
 from llmforge.schema.model import ModelSpec, TokenizerSpec
 from llmforge.schema.optim import OptimizerSpec, ScheduleSpec
 from llmforge.schema.precision import PrecisionSpec, QuantizationSpec
 from llmforge.schema.quantize import QuantizeSpec
 from llmforge.schema.train import TrainerSpec
-
-
-class DeepSpeedSpec(Spec):
-    """ZeRO sharding through DeepSpeed (Rajbhandari et al. 2019, arXiv 1910.02054)."""
-
-    effect = Effect.SPEED
-
-    kind: str
-
-
-@register("deepspeed", "none")
-class NoDeepSpeed(DeepSpeedSpec):
-    """No DeepSpeed."""
-
-    kind: Literal["none"]
-
-
-@register("deepspeed", "zero")
-class Zero(DeepSpeedSpec):
-    """One ZeRO stage; the DeepSpeed JSON is generated from the plan, never written twice."""
-
-    kind: Literal["zero"]
-    stage: Literal[1, 2, 3]
-    """1 shards optimizer state, 2 gradients as well, 3 weights as well."""
-    offload_optimizer: bool
-    """Keep optimizer state in CPU memory."""
-    offload_parameters: bool
-    """Stage 3: keep weights in CPU memory."""
-    bucket_size: PositiveInt
-    """Elements per communication bucket."""
-    overlap_communication: bool
-    """Reduce gradients while the backward pass goes on: faster, for more memory."""
-    contiguous_gradients: bool
-    """Copy gradients into one buffer as they come, so that memory is not cut into pieces."""
-
-
-class FsdpSpec(Spec):
-    """Fully sharded data parallelism of PyTorch (FSDP2), through accelerate."""
-
-    effect = Effect.SPEED
-
-    kind: str
-
-
-@register("fsdp", "none")
-class NoFsdp(FsdpSpec):
-    """No FSDP."""
-
-    kind: Literal["none"]
-
-
-@register("fsdp", "fsdp2")
-class Fsdp2(FsdpSpec):
-    """FSDP2 with a shard per process."""
-
-    kind: Literal["fsdp2"]
-    reshard_after_forward: bool
-    """Free gathered weights after the forward pass (full sharding)."""
-    offload: bool
-    """Keep shards in CPU memory."""
 
 
 class HardwareSpec(Spec):
@@ -130,32 +70,6 @@ class Device(HardwareSpec):
     """Has bfloat16 arithmetic."""
     cores: PositiveInt
     """CPU cores of the node."""
-
-
-class LaunchSpec(Spec):
-    """How worker processes are started."""
-
-    effect = Effect.BOOKKEEPING
-
-    kind: str
-    processes: Annotated[PositiveInt | Auto, Effect.NUMERICS]
-    """Worker processes over the whole run (world size); `auto` is one per device, 1 for local."""
-    threads: Annotated[NonNegativeInt, Effect.SPEED]
-    """CPU threads per process; 0 divides the cores evenly."""
-
-
-@register("launch", "local", "llmforge.run.launch:local_command")
-class LocalLaunch(LaunchSpec):
-    """One process on one device."""
-
-    kind: Literal["local"]
-
-
-@register("launch", "torchrun", "llmforge.run.launch:torchrun_command")
-class TorchrunLaunch(LaunchSpec):
-    """One process per device on this node, started by torchrun."""
-
-    kind: Literal["torchrun"]
 
 
 class TrackingSpec(Spec):
@@ -220,6 +134,9 @@ class Scalars(Spec):
     """Callbacks of your own by names of your own: `{counter: {kind: step_counter, every: 10}}`."""
     metrics: Metrics
     """Metrics of your own by the names they appear under: `{f1: {kind: word_f1}}` is `eval_f1`."""
+    num_gpus: Annotated[PositiveInt | None, Effect.BOOKKEEPING]
+    """GPUs to train on, of each node: one process for each. More than 1 turns `launch=local` into
+    `launch=torchrun`; null leaves it to section `launch`."""
     deterministic: Annotated[bool, Effect.SPEED]
     """Use deterministic kernels where they exist: bit-equal repeats, slower on GPUs."""
 

@@ -18,6 +18,7 @@ import numpy as np
 from llmforge.build.loss import autocast, held_out_loss
 from llmforge.build.measures import LogitsMetric, Measures, text_figures
 from llmforge.build.parts import Parts
+from llmforge.build.prepared import Prepared
 from llmforge.build.sample import IGNORED
 from llmforge.build.templates import stop_ids
 from llmforge.build.trainer import ForgeTrainer
@@ -215,6 +216,15 @@ def _questions(parts: Parts, seed: int, wanted: int) -> list[_Question]:
         number = int(sample.get("set", 0))
         found.append(_Question(ids[:begin], ids[begin:end], sample["prompt"], number))
     return found
+
+
+def questions_to_show(plan: Plan, prepared: Prepared, tokenizer: Any) -> list[_Question]:
+    """The questions of the run's samples, without a model: `ids`, `reference`, `shown`."""
+    parts = Parts(tokenizer, None, dict, None, prepared.evaluation, [])
+    if parts.evaluation is None:
+        return []
+    seed, wanted = plan.spec.seed, plan.spec.evaluation.samples
+    return _questions(parts, seed, wanted) or _openings(parts, seed, wanted)
 
 
 def _openings(parts: Parts, seed: int, wanted: int) -> list[_Question]:

@@ -150,8 +150,13 @@ def prompt_ids(tokenizer: Any, prompt: Prompt, system: str | None = None) -> lis
         raise ValueError(
             "this model's tokenizer has no chat template, so there is no place for a system prompt"
         )
+    return plain_ids(tokenizer, prompt)
+
+
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text to continue, without a chat template."""
     # a trailing space belongs to the answer's first token (see build/tokenize.py)
-    ids: list[int] = tokenizer(prompt.rstrip(" "), add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text.rstrip(" "), add_special_tokens=False)["input_ids"]
     lead = leading_ids(tokenizer)
     return ids if ids[:1] == lead else [*lead, *ids]
 
@@ -241,6 +246,10 @@ def _completions(
             )
     stops = set(stop_ids(tokenizer))
     texts = list(generation.get("stop", ()))
+    # a tokenizer need not have a padding token, and what stands there is not looked at
+    pad = next(
+        id_ for id_ in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if id_ is not None
+    )
     device = next(model.parameters()).device
     found = [_Completion([], False) for _ in prompts]
     was_training = model.training
@@ -255,8 +264,8 @@ def _completions(
             chosen = order[start : start + batch]
             longest = len(prompts[chosen[0]])
             room = None if context is None else context - longest
-            config = _config(tokenizer, generation, sorted(stops), room)
-            ids, mask = _left_padded([prompts[n] for n in chosen], tokenizer.pad_token_id)
+            config = _config(pad, generation, sorted(stops), room)
+            ids, mask = _left_padded([prompts[n] for n in chosen], pad)
             ends = [StopTexts(tokenizer, texts, longest)] if texts else []
             with torch.no_grad(), _drawn_with(generation, start, device):
                 output = model.generate(
@@ -294,7 +303,7 @@ def is_greedy(generation: Mapping[str, Any]) -> bool:
 
 
 def _config(
-    tokenizer: Any, generation: Mapping[str, Any], stops: list[int], room: int | None
+    pad: int, generation: Mapping[str, Any], stops: list[int], room: int | None
 ) -> GenerationConfig:
     length = int(generation["max_new_tokens"])
     length = length if room is None else min(length, room)
@@ -311,7 +320,7 @@ def _config(
     return GenerationConfig(
         max_new_tokens=length,
         eos_token_id=stops or None,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=pad,
         use_cache=True,
         **chosen,
     )

@@ -69,6 +69,12 @@ def find(plan: Plan) -> dict[str, Any] | None:
     return report
 
 
+def held_out(plan: Plan) -> Any:
+    """Held-out samples that were prepared before; None where they are not there whole."""
+    folder = prepared_folder(plan.spec.paths.cache, plan.stages["prepare"])
+    return _open(plan, folder, True).evaluation if _whole(folder, plan) else None
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Wait for the lock; the kernel frees it when its holder dies, however it dies."""

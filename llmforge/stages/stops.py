@@ -63,11 +63,16 @@ class StopTexts(StoppingCriteria):  # type: ignore[misc]
 class Stream(TextStreamer):  # type: ignore[misc]
     """Hands text out as soon as its characters are whole and belong to no stop string.
 
-    White space before the answer is left out, as it is from the text that `decode` gives.
+    White space before the answer is left out, as it is from the text that `decode` gives, unless
+    `strip` is false.
     """
 
     def __init__(
-        self, tokenizer: Any, emit: Callable[[str], None], stops: Sequence[str] = ()
+        self,
+        tokenizer: Any,
+        emit: Callable[[str], None],
+        stops: Sequence[str] = (),
+        strip: bool = True,
     ) -> None:
         super().__init__(
             tokenizer,
@@ -76,7 +81,7 @@ class Stream(TextStreamer):  # type: ignore[misc]
             clean_up_tokenization_spaces=False,
         )
         self._emit, self._stops = emit, list(stops)
-        self._held, self._begun, self._ended = "", False, False
+        self._held, self._begun, self._ended = "", not strip, False
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """The library's hook: text that no later token changes."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,9 @@ from typing import Any
 
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.sweep.definition import Definition
+
+_LOOKS = (0.05, 0.2)
+"""Seconds between tries for the lock."""
 
 
 class SweepFolder:
@@ -104,22 +108,45 @@ class SweepFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _locked(handle):
                 who = os.read(handle, 32).decode(errors="replace").strip()
-                raise ConfigRefused([_driven(self.path, who)]) from None
+                raise ConfigRefused([_driven(self.path, who)])
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
             os.close(handle)
 
+    @property
+    def is_driven(self) -> bool:
+        """Does a process hold the folder?"""
+        try:
+            with (self.path / ".lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
+
     def _replace(self, path: Path, text: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)
+
+
+def _locked(handle: int) -> bool:
+    """Take the lock, unless a driver has it: who only looks (`is_driven`) has it for a moment."""
+    for pause in (*_LOOKS, None):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if pause is not None:
+                time.sleep(pause)
+        else:
+            return True
+    return False
 
 
 def _another(path: Path, known: Mapping[str, Any], definition: Definition) -> Diagnostic:

@@ -16,8 +16,8 @@ from typing import Any
 from llmforge import installed
 from llmforge.diagnostics import Diagnostic, did_you_mean, near
 from llmforge.origins import Origin
+from llmforge.schema.sweep import SearchSweep
 from llmforge.sweep.definition import Definition
-from llmforge.sweep.jobs import Launch, place_override
 from llmforge.sweep.preflight import Point, plan_of
 from llmforge.sweep.sharing import most_at_once
 
@@ -137,28 +137,28 @@ def is_here(launcher: Any) -> bool:
     return True
 
 
+def is_streamed(launcher: Any) -> bool:
+    """Is the launcher called for each trial, so that the next one starts when one ends? So are
+    those that start processes on this machine; a queue of a cluster gets batches, and the basic one
+    has one trial at a time anyway."""
+    kind = str(launcher.get("_target_", "")).lower()
+    known = any(name in kind for name in ("joblib", "submitit", "ray"))
+    return known and is_here(launcher) and side_by_side(launcher) > 1
+
+
 def at_once(definition: Definition, points: Sequence[Point], launcher: Any) -> int:
-    """Trials handed to the launcher at a time: as the sweep says, or what the launcher runs side by
-    side and the machine takes."""
-    wanted = definition.spec.at_once
-    if wanted != "auto":
-        return int(wanted)
-    many = side_by_side(launcher)
+    """Trials that run side by side, or are handed to a cluster at a time: as the sweep says, or
+    what the launcher runs side by side and the machine takes."""
+    spec, many = definition.spec, side_by_side(launcher)
+    if spec.at_once != "auto":
+        return min(int(spec.at_once), many) if is_streamed(launcher) else int(spec.at_once)
+    if not is_here(launcher):
+        if not isinstance(spec, SearchSweep):
+            return QUEUED  # a cluster starts the next job when one ends
+        # nothing is learnt within a batch
+        return min(many, max(1, spec.population if spec.sampler == "nsga2" else spec.startup))
     first = next((point for point in points if point.runs), None)
-    if many == 1 or first is None or not is_here(launcher):
+    if many == 1 or first is None:
         return many
     memory = max((point.memory or 0 for point in points if point.runs), default=0)
     return min(many, most_at_once(plan_of(definition, first), memory or None))
-
-
-def placed(launch: Launch, launcher: Any, many: int) -> Launch:
-    """`launch`, each job told its share of the machine, where several run on this one."""
-    if many < 2 or not is_here(launcher):
-        return launch
-    places = max(1, min(many, side_by_side(launcher)))
-
-    def launched(jobs: list[list[str]], first: int) -> Sequence[Any]:
-        told = [[*job, place_override(number % places, places)] for number, job in enumerate(jobs)]
-        return launch(told, first)
-
-    return launched

@@ -50,25 +50,33 @@ class SearchLedger:
     """Of a search: the points come from the study.
 
     Raises:
-        ConfigRefused: from both methods, when the storage fails (LF726).
+        ConfigRefused: from `begin` and `end`, when the storage fails (LF726).
     """
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[str, list[int]] = {}
 
     def begin(self, point: Point, run: RunFolder) -> None:
         """The run is this trial of the study."""
         pruning.forget(run)
         if self._study.points()[point.number].run_id != run.run_id:
             self._study.bind(point.number, point)  # its data changed since it was proposed
-        self._numbers[run.run_id] = point.number
+        self._numbers.setdefault(run.run_id, []).append(point.number)
         self._study.assign(point.number, run)
+
+    def also(self, point: Point) -> None:
+        """A proposal that is a run which others wait for too."""
+        self._numbers.setdefault(str(point.run_id), []).append(point.number)
+
+    def is_at_work(self, run_id: str) -> bool:
+        """Has the run begun, and not ended?"""
+        return run_id in self._numbers
 
     def end(self, trial: Trial) -> None:
         """What came of it."""
-        if trial.run_id in self._numbers:
-            self._study.tell(self._numbers[trial.run_id], trial)
+        for number in self._numbers.pop(trial.run_id, []):
+            self._study.tell(number, trial)
 
 
 class GridLedger:

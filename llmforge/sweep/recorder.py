@@ -3,7 +3,8 @@
 In: a sweep's folder that fills. Out: its page and its run in MLflow, kept up by a process of its
 own (`report/record.py`): once trials are ready to start, now and then while they run, and a last
 time when the sweep ends, is stopped, or is interrupted. A driver that is killed leaves the run in
-MLflow as it is; the next one goes on with it and ends it. Imports no MLflow.
+MLflow as it is: the next one goes on with it, and whoever looks at runs before ends it (`settle`).
+Imports no MLflow.
 """
 
 from __future__ import annotations
@@ -11,18 +12,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.plan import Plan
 from llmforge.run import environment
-from llmforge.track.parent import read_state
-
-Launch = Callable[[list[list[str]], int], Sequence[Any]]
-"""As the driver's: overrides of jobs and the number of the first -> when all of them are done."""
+from llmforge.sweep.folder import SweepFolder
+from llmforge.track.parent import FILE, read_state
 
 PATIENCE = 180.0
 """Seconds for the last record: MLflow is imported in seconds, and tried again when it is away."""
@@ -65,14 +63,14 @@ class Recorder:
             self._began = now
             self._process = self._start(plan)
 
-    def before(self, launch: Launch) -> Launch:
-        """`launch`, and news before each batch, when its trials have folders."""
-
-        def launched(jobs: list[list[str]], first: int) -> Sequence[Any]:
-            self.news()
-            return launch(jobs, first)
-
-        return launched
+    def leave(self) -> bool:
+        """Write the last record of an interrupted sweep in a process that nobody waits for; False
+        where there is nothing to record."""
+        plan = self._plan()
+        if plan is None or plan.settings["tracking"]["kind"] == "none":
+            return False
+        self._start(plan, "--ended", INTERRUPTED)
+        return True
 
     def end(self, how: str = FINISHED, patience: float = PATIENCE) -> Diagnostic | None:
         """Write the last record and wait for it; LF740 when that did not work."""
@@ -141,6 +139,42 @@ class Recorder:
             ),
             hint="tracking=none",
         )
+
+
+def settle_all(sweeps: Path) -> list[str]:
+    """End the runs in MLflow of sweeps whose drivers are gone; a line for each, to be told.
+
+    Args:
+        sweeps: parent of the sweeps' folders.
+    """
+    found = []
+    for file in sorted(sweeps.glob(f"*/{FILE}")):
+        name = file.parent.name
+        try:
+            if settle(file.parent):
+                found.append(f"{name}: its driver is gone, and its run in MLflow is being ended")
+        except (OSError, ValueError) as error:  # a folder of somebody else, a broken file in it
+            found.append(f"{name}: its run in MLflow stays open: {error}")
+    return found
+
+
+def settle(folder: Path) -> bool:
+    """End the run in MLflow of a sweep whose driver is gone without having done so.
+
+    Returns at once; True when a process was started for it. One that failed, since MLflow is away,
+    is started again by whoever looks next, after `PAUSE`.
+
+    Raises:
+        OSError: the folder cannot be written to.
+        ValueError: a file in it is not what it should be.
+    """
+    state = read_state(folder)
+    if not state.get("run_id") or state.get("closed") or SweepFolder(folder).is_driven:
+        return False
+    log = folder / _LOG
+    if log.is_file() and time.time() - log.stat().st_mtime < PAUSE:
+        return False
+    return Recorder(folder).leave()
 
 
 def _wait(process: subprocess.Popen[bytes], deadline: float) -> int | None:

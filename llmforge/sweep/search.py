@@ -17,14 +17,16 @@ from llmforge.compose.variants import Variants
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.schema.sweep import SearchSweep
 from llmforge.sweep.definition import Definition
-from llmforge.sweep.driver import EqualFailures, Running, Swept, link_finished
+from llmforge.sweep.driver import link_finished
 from llmforge.sweep.folder import SweepFolder
 from llmforge.sweep.jobs import Launch
 from llmforge.sweep.ledger import SearchLedger
 from llmforge.sweep.preflight import Point, State, look, overrides_of, refusals, state_of
 from llmforge.sweep.recorder import recorded
+from llmforge.sweep.running import EqualFailures, Running
 from llmforge.sweep.spaces import Surveyed
 from llmforge.sweep.study import Study
+from llmforge.sweep.swept import Swept
 from llmforge.sweep.trial import Trial, trial_of
 
 MOST_REASONS = 3
@@ -37,12 +39,15 @@ def search(
     launch: Launch,
     at_once: int = 1,
     tell: Callable[[Trial], None] = lambda _: None,
+    one_by_one: bool = False,
 ) -> Swept:
     """Run what is left of a search.
 
     Args:
-        at_once: trials handed to `launch` at a time.
-        tell: called with each trial when its batch is done.
+        at_once: trials that run side by side, or are handed to `launch` at a time.
+        tell: called with each trial when it is done, or its batch.
+        one_by_one: call `launch` for each trial, from several threads, and not for batches: then a
+            point is proposed when a trial has ended.
 
     Raises:
         ConfigRefused: another process drives it (LF714), its folder or its study is another
@@ -54,13 +59,14 @@ def search(
         study = Study(definition, space.axes, folder.path)
         swept = Swept(definition, [])
         with recorded(folder.path, swept.warnings) as recorder:
+            ledger = SearchLedger(study)
             running = Running(
-                swept, folder, recorder.before(launch), tell,
-                EqualFailures(definition.spec.equal_failures),
-                SearchLedger(study),
+                swept, folder, launch, tell, recorder.news,
+                EqualFailures(definition.spec.equal_failures), ledger,
             )  # fmt: skip
+            part = _Search(space, study, running, ledger, at_once)
             try:
-                _Search(space, study, running, at_once).run()
+                part.stream() if one_by_one else part.run()
             except ConfigRefused as trouble:  # the storage, or a point whose files changed
                 swept.stopped = next(d for d in trouble.diagnostics if d.is_error)
                 folder.stop(swept.stopped.to_dict())
@@ -71,36 +77,54 @@ def search(
 class _Search:
     """One driver's part of a search."""
 
-    def __init__(self, space: Surveyed, study: Study, running: Running, at_once: int) -> None:
+    def __init__(
+        self, space: Surveyed, study: Study, running: Running, ledger: SearchLedger, at_once: int
+    ) -> None:
         spec = running.swept.definition.spec
         assert isinstance(spec, SearchSweep)  # noqa: S101 - `is_search` was asked
         self._spec, self._space, self._study = spec, space, study
-        self._running, self._at_once = running, at_once
+        self._running, self._ledger, self._at_once = running, ledger, at_once
         self._swept = running.swept
         self._variants = Variants(self._swept.definition.config_dirs)
         self._refused_in_row = 0
 
     def run(self) -> None:
-        """Until the budget is spent, the space is seen, or something stops it."""
+        """Batch by batch, until the budget is spent, the space is seen, or something stops it."""
         waiting = self._settle()
-        while self._swept.stopped is None:
+        while self._running.goes_on:
             batch, waiting = waiting[: self._at_once], waiting[self._at_once :]
-            doubles: list[Point] = []
+            begun = {point.run_id for point in batch}
             while len(batch) < self._at_once and (point := self._next()) is not None:
-                same = any(point.run_id == other.run_id for other in batch)
-                (doubles if same else batch).append(point)
+                if point.run_id in begun:
+                    self._ledger.also(point)
+                else:
+                    batch.append(point)
+                    begun.add(point.run_id)
             self._keep()
-            if not batch:
-                break
-            goes_on = self._running.run(batch)
-            for point in doubles:
-                self._answer(point)
-            if not goes_on:
+            if not (batch and self._running.run(batch)):
                 break
         self._keep()
 
+    def stream(self) -> None:
+        """The same, the next trial as soon as one has ended."""
+        waiting = self._settle()
+
+        def following() -> Point | None:
+            while (point := waiting.pop(0) if waiting else self._next()) is not None:
+                if not self._ledger.is_at_work(str(point.run_id)):
+                    break
+                self._ledger.also(point)
+            self._keep()
+            return point
+
+        self._running.stream(following, self._at_once)
+        self._keep()
+
     def _settle(self) -> list[Point]:
-        """Trials of earlier drivers: those that are over are told, the others returned."""
+        """Trials of earlier drivers: those that are over are told, the others returned, and those
+        that failed by no fault of their points."""
+        for number in self._study.worth_another():
+            self._study.again(number)
         known = self._study.points()
         left = []
         for number in self._study.open_numbers():

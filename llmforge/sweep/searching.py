@@ -33,6 +33,8 @@ class Done:
     failed: int = 0
     refused: int = 0
     open: int = 0
+    again: int = 0
+    """Of the failed ones: tried again."""
 
 
 def prepare(definition: Definition) -> tuple[Surveyed, Done]:
@@ -71,8 +73,10 @@ def summary(definition: Definition, space: Surveyed, done: Done) -> str:
     if spec.pruner != "none":
         parts.append(f"pruned by {spec.pruner}")
     if done.counted or done.refused:
-        told = [(done.finished, "finished"), (done.pruned, "pruned"), (done.failed, "failed"),
-                (done.open, "begun"), (done.refused, "refused")]  # fmt: skip
+        failed = done.failed - done.again
+        told = [(done.finished, "finished"), (done.pruned, "pruned"), (failed, "failed"),
+                (done.again, "to try again"), (done.open, "begun"),
+                (done.refused, "refused")]  # fmt: skip
         parts.append(", ".join(f"{many} {word}" for many, word in told if many) + " before")
     parts.append(f"{to_run(definition, space, done)} to run")
     return " · ".join(parts)
@@ -82,8 +86,9 @@ def to_run(definition: Definition, space: Surveyed, done: Done) -> int:
     """Trials that are left at most."""
     spec = definition.spec
     assert isinstance(spec, SearchSweep)  # noqa: S101 - `is_search` was asked
-    left = spec.trials - done.counted + done.open
-    return int(max(0, min(left, space.size - done.counted - done.refused + done.open)))
+    left = spec.trials - done.counted
+    unseen = space.size - done.counted - done.refused
+    return int(max(0, min(left, unseen))) + done.open + done.again
 
 
 def table(space: Surveyed) -> str:
@@ -122,4 +127,4 @@ def _unfit(spec: SearchSweep, definition: Definition, axes: Sequence[Axis]) -> l
 
 def _done(study: Study) -> Done:
     found = study.counts()
-    return Done(study.counted(), **found)
+    return Done(study.counted(), **found, again=len(study.worth_another()))

@@ -18,11 +18,12 @@ from llmforge import render
 from llmforge.diagnostics import ConfigRefused, Severity, refuse_on_error
 from llmforge.sweep import launchers, searching, table, warm
 from llmforge.sweep.definition import Definition, define
-from llmforge.sweep.driver import Swept, drive
+from llmforge.sweep.driver import drive
 from llmforge.sweep.jobs import Launch
 from llmforge.sweep.preflight import Point, examine, grid, refusals, same_for_all
 from llmforge.sweep.search import search
 from llmforge.sweep.spaces import Surveyed
+from llmforge.sweep.swept import Swept
 from llmforge.sweep.trial import Trial
 
 OWN_SWEEPER = "hydra/sweeper=llmforge"
@@ -92,12 +93,13 @@ def sweep_under_hydra(arguments: Sequence[str], launch: Launch, config: Any) -> 
 
     probed = [probe.point for probe in session.space.probes] if session.space else []
     many = launchers.at_once(definition, session.points or probed, config.hydra.launcher)
-    launch = launchers.placed(_checked(launch), config.hydra.launcher, many)
+    streamed = many > 1 and launchers.is_streamed(config.hydra.launcher)
+    launch = _checked(launch)
     with warm.kept(definition, config.hydra.launcher):
         if session.space is not None:
-            session.swept = search(definition, session.space, launch, many, tell)
+            session.swept = search(definition, session.space, launch, many, tell, streamed)
         else:
-            session.swept = drive(definition, session.points, launch, many, tell)
+            session.swept = drive(definition, session.points, launch, many, tell, streamed)
     return list(session.swept.trials.values())
 
 

@@ -31,7 +31,7 @@ from llmforge.sweep.preflight import Point, State, overrides_of
 from llmforge.sweep.proposing import distribution, propose
 from llmforge.sweep.spaces import Axis
 from llmforge.sweep.storage import address_of, differing, mend_journal, missing, unusable
-from llmforge.sweep.trial import Trial
+from llmforge.sweep.trial import Trial, trial_of
 
 _KEPT = ("state", "run_id", "fingerprint", "codes", "reasons", "memory", "steps", "tokens")
 """Of a point, beside its number and values, which the trial has anyway."""
@@ -143,12 +143,28 @@ class Study:
             self._storage.set_trial_user_attr(trial_id, "refused", ["lost"])
             self._study.tell(number, state=TrialState.FAIL)
 
+    def again(self, number: int) -> None:
+        """A new trial of the same point in place of one that failed by no fault of it."""
+        from optuna.trial import TrialState, create_trial
+
+        with self._spoken():
+            old = self._trials()[number]
+            kept = {key: old.user_attrs[key] for key in ("point", "run_id")}
+            trial = create_trial(
+                state=TrialState.RUNNING,
+                params=old.params,
+                distributions=old.distributions,
+                user_attrs={**kept, "again": number},
+                system_attrs=old.system_attrs,  # its place in a sampler's generation
+            )
+            self._study.add_trial(trial)
+
     # -- looking -------------------------------------------------------------------------------
 
     def points(self) -> dict[int, Point]:
         """Trials that were bound to a run or refused: number -> point."""
         found = {}
-        for trial in self._trials():
+        for trial in self._in_force():
             kept = trial.user_attrs.get("point")
             if kept:
                 found[trial.number] = self._point(trial, kept)
@@ -160,13 +176,24 @@ class Study:
 
     def counted(self) -> int:
         """Trials that count; a refused point does not."""
-        return sum("refused" not in t.user_attrs for t in self._trials())
+        return sum("refused" not in t.user_attrs for t in self._in_force())
+
+    def worth_another(self) -> list[int]:
+        """Trials that were told as failed and by their run folders may run again, or have since."""
+        found = []
+        for trial in self._in_force():
+            run_id = trial.user_attrs.get("run_id")
+            if trial.state.name == "FAIL" and "refused" not in trial.user_attrs and run_id:
+                came = trial_of(self._folder / run_id)
+                if came.is_worth_another or (came.is_over and self._figures(came) is not None):
+                    found.append(int(trial.number))
+        return found
 
     def counts(self) -> dict[str, int]:
         """How many trials came to what: `finished`, `pruned`, `failed`, `refused`, `open`."""
         names = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
         found = dict.fromkeys((*names.values(), "refused", "open"), 0)
-        for trial in self._trials():
+        for trial in self._in_force():
             refused = "refused" in trial.user_attrs
             found["refused" if refused else names.get(trial.state.name, "open")] += 1
         return found
@@ -241,6 +268,12 @@ class Study:
     def _trials(self) -> list[Any]:
         found: list[Any] = self._study.get_trials(deepcopy=False)
         return found
+
+    def _in_force(self) -> list[Any]:
+        """Trials but for those that another one has taken the place of."""
+        every = self._trials()
+        old = {trial.user_attrs.get("again") for trial in every}
+        return [trial for trial in every if trial.number not in old]
 
     def _values(self, trial: Any) -> dict[str, str]:
         return {

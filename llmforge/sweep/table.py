@@ -11,8 +11,8 @@ from pathlib import Path
 
 from llmforge import render
 from llmforge.sweep.definition import Definition
-from llmforge.sweep.driver import Swept
 from llmforge.sweep.preflight import Point, State
+from llmforge.sweep.swept import Swept
 from llmforge.sweep.trial import Trial
 
 MOST_ROWS = 40

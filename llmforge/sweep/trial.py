@@ -24,6 +24,9 @@ from llmforge.sweep.sharing import share
 HELD = "LF808"
 """The run folder is held by another process."""
 
+OF_THE_POINT = ("LF802", "LF803")
+"""Failures that come of what was chosen, and would come again: not finite, out of memory."""
+
 _PAUSE = 1.0
 """Seconds between two looks at a folder that is held."""
 
@@ -55,13 +58,18 @@ class Trial:
 
     @property
     def is_over(self) -> bool:
-        """Is nothing left to run? A failed trial is tried again by the same command."""
+        """Is nothing left to run? What failed may be tried again by the same command."""
         return self.is_finished or self.is_pruned
 
     @property
     def is_failed(self) -> bool:
         """Did it end by itself, without a result?"""
         return self.status == Status.FAILED.value
+
+    @property
+    def is_worth_another(self) -> bool:
+        """Did it fail by something else than its point: killed, the disk full, a fault in code?"""
+        return self.is_failed and self.code not in OF_THE_POINT
 
 
 def run_trial(folder: str | Path, place: int = 0, places: int = 1, quiet: bool = True) -> Trial:

@@ -1,9 +1,10 @@
-"""The run of a sweep in MLflow: parent of its trials' runs.
+"""The run of a sweep, or of a chain of stages, in MLflow: parent of other runs.
 
-In: a sweep's folder, and what `report/record.py` has to say of it. Out: one MLflow run, made once
-and continued by whoever drives the sweep next; `mlflow.json` in the sweep's folder remembers which
-one it is. Trials find it there (`parent_tags`), so nothing of it stands in a plan. Calls block and
-raise whatever MLflow raises; each is safe to repeat.
+In: a sweep's folder, and what `report/record.py` has to say of it; or a chain's, and what
+`chain.py` has. Out: one MLflow run, made once and continued by whoever drives the sweep or chain
+next; `mlflow.json` in the folder remembers which one it is. Trials find it there, runs of a chain
+in a file of their own (`parent_tags`), so nothing of it stands in a plan. Calls block and raise
+whatever MLflow raises; each is safe to repeat.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from llmforge.track.store import (
 
 FILE = "mlflow.json"
 """In the sweep's folder."""
+LINK = "parent.json"
+"""In the folder of a run that is a stage of a chain: the chain's run."""
 METRICS_PER_CALL = 1000
 
 Point = tuple[str, float, int, int]
@@ -34,17 +37,19 @@ Point = tuple[str, float, int, int]
 
 
 def parent_tags(trial: Path, state: Mapping[str, Any]) -> dict[str, str]:
-    """What ties a trial's run to its sweep's: empty for a run that is no trial, or for one that is
-    recorded elsewhere than its sweep.
+    """What ties a trial's run to its sweep's, or a run to the chain that did it: empty for a run by
+    itself, or for one that is recorded elsewhere than its parent.
 
     Args:
         trial: the run folder.
         state: `uri` and `experiment` of the trial's own record.
     """
-    if not (trial.parent / "sweep.json").is_file():
+    if (trial.parent / "sweep.json").is_file():
+        parent, found = read_state(trial.parent), {"llmforge.sweep": trial.parent.name}
+    elif parent := _read(trial / LINK):
+        found = {"llmforge.chain": str(parent.get("name", ""))}
+    else:
         return {}
-    parent = read_state(trial.parent)
-    found = {"llmforge.sweep": trial.parent.name}
     if all(parent.get(part) == state.get(part) for part in ("uri", "experiment")):
         found["mlflow.parentRunId"] = str(parent.get("run_id", ""))
     return found
@@ -52,23 +57,30 @@ def parent_tags(trial: Path, state: Mapping[str, Any]) -> dict[str, str]:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """`mlflow.json` of a sweep's folder; empty while there is none."""
+    return _read(folder / FILE)
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     return found
 
 
 class ParentRecord:
-    """The record of one sweep's folder."""
+    """The record of one sweep's folder, or one chain's."""
 
-    def __init__(self, folder: Path, name: str, tracking: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, name: str, tracking: Mapping[str, Any], kind: str = "sweep"
+    ) -> None:
         """
         Args:
             name: what MLflow's pages call the run.
             tracking: the section of a trial's plan.
+            kind: what it is the parent of: `sweep` or `chain`.
         """
-        self.folder, self.name = folder, name
+        self.folder, self.name, self.kind = folder, name, kind
         self.uri = absolute_uri(tracking["uri"])
         self.experiment = str(tracking["experiment"])
         self._token = environment.secret(tracking["token"])
@@ -105,13 +117,43 @@ class ParentRecord:
         self._client.update_run(self.run_id, status="RUNNING")
         self.tags(
             {
-                "llmforge.sweep": self.name,
+                f"llmforge.{self.kind}": self.name,
                 "llmforge.folder": str(self.folder),
-                "mlflow.source.name": "llmforge sweep",
+                "mlflow.source.name": f"llmforge {self.kind}",
                 "mlflow.source.type": "LOCAL",
                 "mlflow.user": getpass.getuser(),
             }
         )
+
+    def child(self, key: str, name: str, began: int, tags: Mapping[str, str]) -> tuple[str, Any]:
+        """A run below this one, made once for each `key`: its id, and a client for it.
+
+        Args:
+            key: tells children apart; remembered in the folder.
+            name: what MLflow's pages call it.
+            began: milliseconds since 1970.
+        """
+        known: dict[str, str] = self._state.setdefault("children", {})
+        if not run_exists(self._client, known.get(key, "")):
+            made = self._client.create_run(
+                str(self._state["experiment_id"]),
+                start_time=began,
+                run_name=name,
+                tags={"mlflow.parentRunId": self.run_id, **tags},
+            )
+            known[key] = str(made.info.run_id)
+            self._remember()
+        return known[key], self._client
+
+    def link(self, run: Path, again: bool) -> None:
+        """Tie a run of the chain to this one, by a file in its folder; `again` also one that is
+        tied to another."""
+        if not run.is_dir() or ((run / LINK).is_file() and not again):
+            return
+        places = {part: self._state[part] for part in ("uri", "experiment", "run_id")}
+        staged = run / f".{LINK}.{os.getpid()}.tmp"
+        staged.write_text(json.dumps({"name": self.name, **places}) + "\n", encoding="utf-8")
+        staged.replace(run / LINK)
 
     def tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, which may change."""
@@ -132,6 +174,10 @@ class ParentRecord:
         # A process killed here sends them again; MLflow keeps a point that it has once.
         self._state["told"] = told
         self._remember()
+
+    def file(self, path: Path) -> None:
+        """Keep a copy of one file."""
+        self._client.log_artifact(self.run_id, str(path))
 
     def files(self, folder: Path) -> None:
         """Keep copies of all files of a folder."""

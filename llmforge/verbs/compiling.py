@@ -63,6 +63,10 @@ def _plan(parsed: argparse.Namespace) -> int:
             render.emit(answers, sys.stderr)
         return EXIT_DONE
     render.emit(render.plan_text(plan, parsed.verbose))
+    if plan.settings["launch"]["kind"] == "slurm":
+        from llmforge.run.slurm import script
+
+        render.emit(f"\njob script\n\n{script(plan)}")
     if answers:
         render.emit(f"\n{answers}")
     if parsed.output:

@@ -23,6 +23,10 @@ def add(verb: MakeVerb) -> None:
     made = verb("evaluate", _evaluate, "measure a run's model again, on any rows or by benchmarks")
     made.composed().planned()
     made.flag("--checkpoint", metavar="best|last|STEP", help="weights; default: the final model")
+    made.flag(
+        "--weights", choices=("model", "fused"), default="model",
+        help="of the run: those it trained, or the fused model",
+    )  # fmt: skip
     made.flag("--name", metavar="NAME", help="of the results; default: the next number")
     made.flag("--tasks", metavar="TASKS", help="lm-eval tasks: names or folders, with commas")
     made.flag(
@@ -46,6 +50,7 @@ def _only_with_run(parsed: argparse.Namespace) -> None:
         for name in ("checkpoint", "name", "tasks", "trust_task_code")
         if getattr(parsed, name)
     ]
+    given += ["--weights"] if parsed.weights != "model" else []
     if given:
         message = f"`{given[0]}` needs the run whose model is measured"
         raise _refused("LF224", message, hint="--run last")
@@ -64,7 +69,8 @@ def _again(parsed: argparse.Namespace) -> int:
     request = _request(parsed, run)
     # the tokenizer lies beside the weights, as training saved it
     tokenizer = Path(request.model)
-    checked = measuring(run.plan(), tokenizer, parsed.overrides, parsed.config_dirs)
+    fused = Path(request.model) if parsed.weights == "fused" else None
+    checked = measuring(run.plan(), tokenizer, parsed.overrides, parsed.config_dirs, fused)
     found = [d for d in checked.diagnostics if not (request.tasks and d.code == "LF228")]
     refuse_on_error(found)
     tell(found)
@@ -111,8 +117,14 @@ def _tasks(parsed: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, ...]
 
 def _weights(parsed: argparse.Namespace, run: RunFolder) -> tuple[str, str, int]:
     """Folder, name and step of the weights to measure."""
+    from llmforge.refs import find_model
     from llmforge.run.choice import NoCheckpoint, choose_checkpoint
+    from llmforge.run.making import record
 
+    if parsed.weights == "fused":
+        found = find_model(run.path, parsed.checkpoint, weights="fused")
+        step = int((record(run, "fuse") or {}).get("step", 0))
+        return str(found.folder), "fused", step
     if parsed.checkpoint is None:
         if not run.manifest.is_file():
             message = f"run {run.run_id} is {run.status().value}: it has no final model to evaluate"
@@ -120,11 +132,11 @@ def _weights(parsed: argparse.Namespace, run: RunFolder) -> tuple[str, str, int]
             raise _refused("LF809", message, (f"looked in {run.path}",), there)
         return str(run.model), "final", int((run.result() or {}).get("steps", 0))
     try:
-        found = choose_checkpoint(run, parsed.checkpoint)
+        chosen = choose_checkpoint(run, parsed.checkpoint)
     except NoCheckpoint as error:
         hint = error.hint and error.hint.replace("checkpoint=", "--checkpoint ")
         raise _refused("LF809", str(error), error.notes, hint) from error
-    return str(found.path), str(found.step), found.step
+    return str(chosen.path), str(chosen.step), chosen.step
 
 
 def _refused(

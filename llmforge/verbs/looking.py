@@ -1,4 +1,4 @@
-"""Verbs that look and change nothing: runs, report, ui, list, schema, doctor.
+"""Verbs that look and change no run: runs, report, ui, list, schema, doctor.
 
 In: folders, groups. Out: tables, pages, JSON Schemas.
 """
@@ -6,8 +6,12 @@ In: folders, groups. Out: tables, pages, JSON Schemas.
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from llmforge.verbs import EXIT_DONE, EXIT_FAILED, MakeVerb, compiled
+from llmforge.verbs import EXIT_DONE, EXIT_FAILED, MakeVerb, compiled, tell
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def add(verb: MakeVerb) -> None:
@@ -39,20 +43,34 @@ def add(verb: MakeVerb) -> None:
     schema = verb("schema", _schema, "JSON Schema of the configuration, for editors")
     schema.flag("-o", "--output", metavar="FOLDER", help="write one file per group")
 
-    verb("doctor", _doctor, "what this machine has, and what llmforge misses")
+    doctor = verb("doctor", _doctor, "what this machine has, and what llmforge misses").composed()
+    doctor.flag("--launch", action="store_true", help="a tiny job on every node of the plan")
 
 
 def _runs(parsed: argparse.Namespace) -> int:
     from pathlib import Path
 
     from llmforge import render
+    from llmforge.run.ledger import SWEEPS
     from llmforge.run.listing import Asked, runs_text
 
     names = ("where", "status", "sweep", "sort", "columns", "limit")
     asked = Asked(**{name: getattr(parsed, name) for name in names})
     sweeps = Path(parsed.sweeps) if parsed.sweeps else None
     render.emit(runs_text(Path(parsed.folder), sweeps, asked, parsed.json))
+    _settle(sweeps or Path(parsed.folder).parent / SWEEPS)
     return EXIT_DONE
+
+
+def _settle(sweeps: Path) -> None:
+    """Whoever looks ends the runs in MLflow that killed drivers of sweeps left open."""
+    import sys
+
+    from llmforge import render
+    from llmforge.sweep.recorder import settle_all
+
+    for line in settle_all(sweeps):
+        render.emit(line, sys.stderr)
 
 
 def _report(parsed: argparse.Namespace) -> int:
@@ -60,9 +78,11 @@ def _report(parsed: argparse.Namespace) -> int:
 
     from llmforge import render
     from llmforge.report.writing import write_report
+    from llmforge.run.ledger import SWEEPS
 
     target = Path(parsed.output) if parsed.output else None
     render.emit(str(write_report(parsed.ref, Path(parsed.folder), target)))
+    _settle(Path(parsed.folder).parent / SWEEPS)
     return EXIT_DONE
 
 
@@ -116,10 +136,30 @@ def _schema(parsed: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _doctor(_parsed: argparse.Namespace) -> int:
+def _doctor(parsed: argparse.Namespace) -> int:
     from llmforge import render
     from llmforge.doctor import examine
 
+    if parsed.launch:
+        return _doctor_of_nodes(parsed)
+    if parsed.overrides:
+        raise SystemExit("llmforge doctor: overrides say which nodes; add --launch")
     text, healthy = examine()
     render.emit(text)
     return EXIT_DONE if healthy else EXIT_FAILED
+
+
+def _doctor_of_nodes(parsed: argparse.Namespace) -> int:
+    from llmforge import render
+    from llmforge.run import probing
+
+    plan = compiled(parsed)
+    found, outcome = probing.probe_nodes(plan)
+    if found is None:
+        if outcome.diagnostic is not None:
+            tell([outcome.diagnostic])
+        return outcome.exit_code
+    render.emit(probing.report(found))
+    wrong = list(probing.findings(plan, found))
+    tell(wrong)
+    return EXIT_FAILED if any(finding.is_error for finding in wrong) else EXIT_DONE

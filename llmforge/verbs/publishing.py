@@ -1,6 +1,6 @@
-"""Verbs that give a run to others: push.
+"""Verbs that give a model to others: push.
 
-In: a reference to a run and what of it is to go where. Out: a commit on the Hugging Face hub.
+In: a reference to a run or a folder, and what of it is to go where. Out: a commit on the hub.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from llmforge.verbs import EXIT_DONE, EXIT_FAILED, MakeVerb, tell
 
 def add(verb: MakeVerb) -> None:
     """Declare the verbs of this module."""
-    push = verb("push", _push, "upload a run's model to the Hugging Face hub, or do it again")
-    push.flag("ref", metavar="REF", help="run id, run folder, or last")
+    push = verb("push", _push, "upload a model to the Hugging Face hub, or do it again")
+    push.flag("ref", metavar="REF", help="run id, run folder, last, or a folder with a model")
     push.flag("--repository", metavar="OWNER/NAME", help="default: as the run's plan says")
     push.flag("--revision", metavar="BRANCH", help="branch of the repository")
-    push.flag("--what", choices=("model", "adapter", "checkpoint"), help="default: the model")
+    push.flag(
+        "--what", choices=("model", "adapter", "checkpoint", "fused", "quantized"),
+        help="of the run; default: the model",
+    )  # fmt: skip
     push.flag(
         "--checkpoint", metavar="best|last|STEP",
         help="the model as it was then; default: the final one",

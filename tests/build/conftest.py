@@ -171,6 +171,9 @@ SETTINGS: dict[str, Any] = {
         "repetition_penalty": 1.0,
     },
     "hub": {"kind": "none", "repository": None},
+    "fuse": {},
+    "quantize": {"kind": "none"},
+    "num_gpus": None,
     "card": {"license": None, "language": None, "tags": [], "text": None},
     "paths": {"runs": "runs", "cache": ".llmforge", "env_file": None},
 }

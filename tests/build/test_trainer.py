@@ -62,6 +62,28 @@ SGD = {
 }
 
 
+def test_metrics_see_logits_in_the_compute_format_while_training(trainer_for):
+    """accelerate's wrapper would hand on a float32 copy of all of them."""
+    trainer = trainer_for(
+        {
+            "metrics.accuracy": {"kind": "token_accuracy"},
+            "precision.compute": "bfloat16",
+            "evaluation.every": 1,
+            "trainer.max_steps": 1,
+        }
+    )
+    seen = []
+    of_batch = trainer.measures.of_batch
+    trainer.measures.of_batch = lambda logits, labels: (
+        seen.append(logits.dtype) or of_batch(logits, labels)
+    )
+    trainer.train()
+    assert set(seen) == {torch.bfloat16}
+    inside = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert math.isfinite(inside[-1]["eval_loss"])
+    assert 0 <= inside[-1]["eval_accuracy"] <= 1
+
+
 class TestGradient:
     def step(self, trainer_for, micro_batch: int, accumulation: int, **more) -> dict[str, Any]:
         """With SGD at rate 1 the step is the gradient."""

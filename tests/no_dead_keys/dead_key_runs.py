@@ -87,6 +87,15 @@ SHAPES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
 """Rows of every shape under names of their own, and the settings that read them."""
 
 
+LAUNCHED = (
+    ("launch=torchrun",),
+    ("launch=deepspeed",),
+    ("launch=ray",),
+    ("launch=slurm", "launch.executor=local"),
+)
+"""Ways to start the processes of a run."""
+
+
 ADAPTED = (
     ("lora=eva", "lora.r=2", "lora.batches=40", "lora.similarity=0.0"),
     ("lora=small", "quantization=4bit_late"),
@@ -109,7 +118,8 @@ def read_in_runs(bases: Bases, folder: Path) -> Reads:
         _work(whole, patch)
         _ask(whole)
         _start(whole)
-        _start(plan_of(_values(bases, folder, "data=builtin", "launch=torchrun")))
+        for words in LAUNCHED:
+            _start(plan_of(_values(bases, folder, "data=builtin", *words)))
     return reads
 
 

@@ -32,6 +32,7 @@ BESIDES: dict[str, tuple[str, ...]] = {
     "SqlSource.parameters": (
         "data.train=select * from qa where id < :most", "data.parameters={most: 9}",
     ),
+    "Scalars.num_gpus": ("launch=torchrun",),
     "TokenizerSpec.vocabulary": ("model=small_llama",),
     "TrainerSpec.compile_backend": ("trainer.compile=true",),
     "TrainerSpec.compile_mode": ("trainer.compile=true",),

@@ -6,6 +6,7 @@ import csv
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,12 +164,8 @@ def test_without_tracking_there_is_the_page_alone(planted: SweepFolder) -> None:
 def test_the_driver_records_in_another_process(tracked: SweepFolder) -> None:
     trouble: list[Any] = []
 
-    def launch(jobs: list[list[str]], first: int) -> list[None]:
-        assert (jobs, first) == ([["job"]], 0)
-        return [None]
-
     with recorded(tracked.path, trouble) as recorder:
-        assert recorder.before(launch)([["job"]], 0) == [None]
+        recorder.news()
 
     assert trouble == []
     assert parent_of(tracked).info.status == "FINISHED"
@@ -180,6 +177,39 @@ def test_an_interrupted_driver_ends_the_run(tracked: SweepFolder) -> None:
         raise KeyboardInterrupt
 
     assert parent_of(tracked).info.status == "KILLED"
+
+
+def test_who_looks_ends_the_run_that_a_killed_driver_left_open(
+    tracked: SweepFolder, llmforge: Callable[[str], Any]
+) -> None:
+    record(tracked.path)  # what a driver starts while trials run; then it is killed
+    assert parent_of(tracked).info.status == "RUNNING"
+
+    with tracked.lock():
+        assert llmforge("runs").err == ""  # it is still driven
+    assert "planted: its driver is gone" in llmforge("runs").err
+    deadline = time.monotonic() + 120
+    while parent_of(tracked).info.status == "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert parent_of(tracked).info.status == "KILLED"
+    assert llmforge("report planted").err == ""  # once is enough
+
+    # the next driver goes on with the same one
+    with recorded(tracked.path, []):
+        """Trials run."""
+    assert parent_of(tracked).info.status == "FINISHED"
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_the_list_stands(
+    planted: SweepFolder, llmforge: Callable[[str], Any]
+) -> None:
+    (planted.path / "mlflow.json").write_text("{not json", encoding="utf-8")
+
+    told = llmforge("runs")
+    assert told.code == 0
+    assert "planted: its run in MLflow stays open" in told.err
+    assert "tiny" in told.out
 
 
 def test_mlflow_that_is_away_is_a_warning(

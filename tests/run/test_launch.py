@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmforge.plan import Plan
-from llmforge.run import launch
+from llmforge.run import commands, launch
 from llmforge.run.folder import RunFolder
 from llmforge.run.launch import run_plan
 from llmforge.run.status import Status
@@ -42,7 +42,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
         def command(_plan: Plan, folder: Path, _stage: str) -> list[str]:
             return [sys.executable, "-c", prelude + body, str(folder)]
 
-        monkeypatch.setattr(launch, "local_command", command)
+        monkeypatch.setattr(commands, "local_command", command)
 
     return set_worker
 
@@ -268,19 +268,6 @@ def test_from_a_thread(plan: Plan, worker: Worker) -> None:
     thread.start()
     thread.join(30)
     assert codes == [0]
-
-
-def test_commands(plan: Plan, tiny: Callable[..., Plan]) -> None:
-    folder = Path("/runs/x")
-    assert launch.local_command(plan, folder, "train")[1:] == [
-        *("-m", "llmforge.run.worker", "/runs/x", "--stage", "train")
-    ]
-    two = ("launch=torchrun", "launch.processes=2", "trainer.accumulation=1")
-    several = tiny("tracking=none", *two)
-    command = launch.torchrun_command(several, folder, "train")
-    assert command[1:3] == ["-m", "llmforge.run.torchrun"]
-    assert command[command.index("--nproc-per-node") + 1] == "2"
-    assert "--standalone" in command
 
 
 def test_the_driver_stays_light() -> None:

@@ -18,10 +18,12 @@ from llmforge.diagnostics import ConfigRefused
 from llmforge.run.folder import RunFolder
 from llmforge.run.status import Status
 from llmforge.sweep.definition import define
-from llmforge.sweep.driver import EqualFailures, Swept, drive
+from llmforge.sweep.driver import drive
 from llmforge.sweep.folder import SweepFolder
 from llmforge.sweep.jobs import job_override, trial_folder
 from llmforge.sweep.preflight import examine, grid
+from llmforge.sweep.running import EqualFailures
+from llmforge.sweep.swept import Swept
 from llmforge.sweep.trial import Trial
 
 

@@ -44,6 +44,8 @@ def start(work: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
                 [sys.executable, "-m", "llmforge", *words],
                 cwd=work, stdout=output, stderr=subprocess.STDOUT, text=True,
                 start_new_session=True,
+                # tests in the background of a shell are deaf to SIGINT; these must hear it
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )  # fmt: skip
         begun.append(process)
         return process
@@ -142,6 +144,55 @@ def test_a_driver_that_is_killed_twice_repeats_nothing(start, work, launcher, at
     code, out = ended(start(line))
     assert code == 0
     assert "3 points · 3 finished before · 0 to run" in out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("launcher", "at_once"), [("basic", 1), ("joblib", 2)])
+def test_a_search_whose_driver_is_killed_twice_repeats_nothing(start, work, launcher, at_once):
+    optuna = pytest.importorskip("optuna")
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    line = (
+        "sweep=search sweep.trials=5 sweep.startup=2 'optimizer.lr=tag(log,interval(1e-4,1e-2))' "
+        f"lora=none,small trainer.max_steps=200 hydra/launcher={launcher} sweep.at_once={at_once}"
+    )
+    draw = random.SystemRandom()
+    done: dict[str, float] = {}
+    for kill in range(2):
+        driver = start(line)
+        until(lambda: training(work), driver)
+        time.sleep(draw.uniform(0.0, 8.0))
+        driver.kill()
+        driver.wait()
+        print(f"after kill {kill + 1}\n{table(work)}")
+        done |= {
+            run.run_id: (run.path / "result.json").stat().st_mtime
+            for run in trials(work)
+            if run.status() is Status.FINISHED
+        }
+    code, out = ended(start(line))
+    print(f"after the third start\n{table(work)}\n{out}")
+
+    assert code == 0, out
+    runs = {run.run_id: run for run in trials(work)}
+    assert {run.status() for run in runs.values()} == {Status.FINISHED}
+    assert sum(run.record().attempts for run in runs.values()) <= len(runs) + 2 * at_once
+    for run_id, at in done.items():
+        assert (runs[run_id].path / "result.json").stat().st_mtime == at
+    # every trial of the study is one run's, with the figure of its folder
+    file = optuna.storages.journal.JournalFileBackend(str(work / "multirun/s/study.journal"))
+    told = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(file)).trials
+    told = [trial for trial in told if "refused" not in trial.user_attrs]
+    assert [trial.state.name for trial in told] == ["COMPLETE"] * 5
+    for trial in told:
+        result = runs[trial.user_attrs["run_id"]].result() or {}
+        assert trial.value == result["eval_loss"]
+
+    until_gone(work)
+    code, out = ended(start(line))
+    assert code == 0
+    assert "5 finished before · 0 to run" in out
 
 
 def test_a_killed_worker_is_a_failed_trial_and_the_others_go_on(start, work):

@@ -15,11 +15,12 @@ from llmforge.run.environment import cores
 from llmforge.run.folder import RunFolder
 from llmforge.run.status import Status
 from llmforge.sweep.definition import define
-from llmforge.sweep.driver import Swept, drive
+from llmforge.sweep.driver import drive
 from llmforge.sweep.jobs import place_of, place_override, trial_folder
-from llmforge.sweep.launchers import ENGINES, at_once, faults, placed
+from llmforge.sweep.launchers import ENGINES, QUEUED, at_once, faults, is_streamed
 from llmforge.sweep.preflight import examine, grid
 from llmforge.sweep.sharing import shares
+from llmforge.sweep.swept import Swept
 
 TINY = (
     "name=tiny data.max_cut_tokens=null model.layers=1 model.hidden=16 model.intermediate=32 "
@@ -147,16 +148,7 @@ def test_ours_for_ray_is_found_by_hydra():
 
 
 def test_a_job_is_told_its_place():
-    told: list[list[str]] = []
-
-    def launch(jobs: list[list[str]], first: int) -> list[object]:
-        told.extend(jobs)
-        return []
-
-    joblib = {"_target_": "hydra_plugins.hydra_joblib_launcher.JoblibLauncher", "n_jobs": 2}
-    placed(launch, joblib, 3)([["a"], ["b"], ["c"]], 0)
-
-    assert [place_of(job) for job in told] == [(0, 2), (1, 2), (0, 2)]
+    assert place_of(["+sweep_trial=x", place_override(1, 2)]) == (1, 2)
     assert place_of(["+sweep_trial=x"]) == (0, 1)
     assert place_override(1, 2) == "+sweep_place=[1,2]"
 
@@ -181,6 +173,37 @@ def test_no_more_trials_at_once_than_devices(work):
     assert at_once(definition, points, joblib) == 2
     basic = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}
     assert at_once(definition, points, basic) == 1
-    slurm = {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
-             "array_parallelism": 7}  # fmt: skip
-    assert at_once(definition, points, slurm) == 7
+
+
+SLURM = {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+         "array_parallelism": 7}  # fmt: skip
+
+
+def test_a_queue_of_a_cluster_gets_a_grid_whole_and_a_search_in_batches_it_learns_from(work):
+    definition = define([*SMALL, "seed=1,2,3"])
+    points = examine(definition, grid(definition))
+    assert at_once(definition, points, SLURM) == QUEUED
+    assert not is_streamed(SLURM)
+
+    rate = "optimizer.lr=interval(1e-4,1e-3)"
+    search = define([*SMALL, rate, "sweep=search", "sweep.startup=5"])
+    assert at_once(search, [], SLURM) == 5
+    assert at_once(define([*SMALL, rate, "sweep=search", "sweep.startup=9"]), [], SLURM) == 7
+    asked = define([*SMALL, rate, "sweep=search", "sweep.at_once=3"])
+    assert at_once(asked, [], SLURM) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("hydra_joblib_launcher.joblib_launcher.JoblibLauncher", {"n_jobs": 2}),
+        ("hydra_submitit_launcher.submitit_launcher.LocalLauncher", {}),
+        ("llmforge_ray_launcher.LlmforgeRayLauncher", {"num_cpus": 0.5}),
+    ],
+)
+def test_launchers_of_this_machine_are_called_for_each_trial(name, settings, work, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    launcher = {"_target_": f"hydra_plugins.{name}", **settings}
+    assert is_streamed(launcher)
+    definition = define([*SMALL, "seed=1,2,3", "sweep.at_once=64"])
+    assert 2 <= at_once(definition, [], launcher) <= 4  # no more than there are processes

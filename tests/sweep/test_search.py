@@ -16,11 +16,11 @@ from llmforge.run.folder import RunFolder
 from llmforge.run.status import Status
 from llmforge.sweep import searching
 from llmforge.sweep.definition import define
-from llmforge.sweep.driver import Swept
 from llmforge.sweep.jobs import trial_folder
 from llmforge.sweep.preflight import State
 from llmforge.sweep.search import search
 from llmforge.sweep.study import Study
+from llmforge.sweep.swept import Swept
 
 optuna = pytest.importorskip("optuna")
 
@@ -237,6 +237,46 @@ def test_failed_trials_are_told_and_cost_one(work):
     assert len(states) == 6
     assert set(states) == {"COMPLETE", "FAIL"}
     assert found.exit_code == 1
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid", "cmaes", "nsga2"])
+def test_what_failed_by_the_machine_is_tried_again_and_what_the_point_did_is_not(work, sampler):
+    pytest.importorskip("cmaes")
+    codes = {2: "LF804", 3: "LF802", 4: "LF820"}
+
+    class Breaks(Launcher):
+        def __call__(self, jobs: list[list[str]], first: int) -> list[None]:
+            super().__call__(jobs, first)
+            code = codes.get(len(self.started))
+            if code is not None:
+                run = RunFolder.open(trial_folder(jobs[0]) or "")
+                (run.path / "result.json").unlink()
+                run.set_status(Status.FAILED, code=code, reason="it broke")
+            return []
+
+    words = [LR, "seed=1,2", f"sweep.sampler={sampler}", "sweep.trials=6", "sweep.name=s",
+             "sweep.population=3", "sweep.startup=2"]  # fmt: skip
+    launcher = Breaks()
+    searched(launcher, *words)
+    killed, bad, full = launcher.started[1:4]
+
+    definition = define(["hardware=cpu", "tracking=none", "sweep=search", *words])
+    space, before = searching.prepare(definition)
+    assert "3 finished, 1 failed, 2 to try again before · 2 to run" in searching.summary(
+        definition, space, before
+    )
+    again = Launcher()
+    found = searched(again, *words)
+    assert again.started == [killed, full]
+    assert found.trials[bad].code == "LF802"
+    assert len(found.trials) == len(found.points) == 6
+    study = study_of(found)
+    last = {trial.user_attrs["run_id"]: trial for trial in study.trials}
+    assert len(study.trials) == 8
+    assert [last[run].state.name for run in (killed, bad, full)] == ["COMPLETE", "FAIL", "COMPLETE"]
+    # nothing is left, and a larger budget goes on from there
+    more = searched(Launcher(), *[word.replace("trials=6", "trials=7") for word in words])
+    assert len(study_of(more).trials) == 9
 
 
 def test_a_result_without_its_objective_is_a_failure(work):

@@ -11,6 +11,7 @@ from typing import Any
 from llmforge.compiler.context import Context, Derived, Step
 from llmforge.compiler.facts.data import look_at
 from llmforge.compiler.facts.model import VOCABULARY_FILES, look_at_model, tokenizer_digests
+from llmforge.compiler.facts.nested import look_at_trained
 from llmforge.compiler.facts.samples import count_samples
 from llmforge.compiler.facts.tokenizer import look_at_tokenizer
 from llmforge.compiler.trace import untraced
@@ -20,7 +21,7 @@ from llmforge.plan import stage_fingerprints
 from llmforge.schema.adapter import VirtualTokens
 from llmforge.schema.collate import AutoCollator
 from llmforge.schema.experiment import ExperimentSpec
-from llmforge.schema.model import FolderModel, ModelSpec, ScratchModel
+from llmforge.schema.model import FolderModel, ModelSpec, ScratchModel, TrainedModel
 from llmforge.sources.chat_templates import names, path
 from llmforge.sources.classes import KeywordsFrom, keywords_from
 from llmforge.sources.opening import sources_of
@@ -88,13 +89,18 @@ def probe_model(context: Context) -> Step:
     spec = context.spec
     cache = Path(spec.paths.cache)
     vocabulary = spec.model.vocabulary if isinstance(spec.model, ScratchModel) else None
-    look = look_at_model(spec.model, vocabulary if vocabulary != "auto" else None, cache)
+    if isinstance(spec.model, TrainedModel):
+        look, base = look_at_trained(context)
+    else:
+        rows = vocabulary if vocabulary != "auto" else None
+        look, base = look_at_model(spec.model, rows, cache), None
     tokenizer, problems = _tokenizer_identity(context, look.tokenizer_identity, cache)
     identity = {**context.facts.identity, "model": look.identity, "tokenizer": tokenizer}
     return Step(
         facts={
             "model": look.facts,
             "model_config": look.config,
+            "base": base,
             "identity": identity,
             "tokenizer": look_at_tokenizer(spec.tokenizer.source, spec.model),
         },

@@ -12,9 +12,9 @@ from llmforge.compiler.context import Context, Derived, Step
 from llmforge.compiler.derive.machine import hardware
 from llmforge.compiler.facts.targets import resolve
 from llmforge.schema.adapter import AdaLora, NoAdapter, TargetedAdapter
+from llmforge.schema.distributed import Fsdp2, Zero
 from llmforge.schema.optim import AdamW
 from llmforge.schema.preference import DpoSpec
-from llmforge.schema.run import Fsdp2, Zero
 from llmforge.schema.train import LmTrainer
 
 _LARGE_VOCABULARY = 16_384

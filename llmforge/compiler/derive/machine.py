@@ -1,4 +1,4 @@
-"""What follows from the machine: hardware, world size, precision, attention.
+"""What follows from the machine: hardware, precision, attention.
 
 In: spec and facts. Out: solved values with reasons. Hardware is probed here when it is `auto`;
 everything else is computed from what the plan then holds.
@@ -18,8 +18,9 @@ from llmforge.compiler.facts.quantized import quantized_base
 from llmforge.compiler.facts.space import space_of
 from llmforge.compiler.facts.versions import installed_versions
 from llmforge.schema.adapter import NoAdapter
+from llmforge.schema.distributed import Zero
 from llmforge.schema.precision import BitsAndBytes, NoQuantization
-from llmforge.schema.run import AutoHardware, Device, Zero
+from llmforge.schema.run import AutoHardware, Device
 
 
 def probe_machine(context: Context) -> Step:
@@ -41,25 +42,6 @@ def hardware(context: Context) -> Device:
     """The machine the plan is for; `probe_machine` ran before."""
     assert isinstance(context.spec.hardware, Device)  # noqa: S101 - guaranteed by the pass order
     return context.spec.hardware
-
-
-def derive_processes(context: Context) -> Step:
-    """World size: one process, or one per device."""
-    launch = context.spec.launch
-    if launch.processes != "auto":
-        return Step()
-    if launch.kind == "local":
-        return Step((Derived("launch.processes", 1, "a local launch is one process"),))
-    return Step(
-        (
-            Derived(
-                "launch.processes",
-                hardware(context).count,
-                "one process per device",
-                ("hardware.count",),
-            ),
-        )
-    )
 
 
 def derive_precision(context: Context) -> Step:

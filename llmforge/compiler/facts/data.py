@@ -351,17 +351,22 @@ def _faulty(source: Source) -> list[tuple[str, ValueError]]:
     return found
 
 
-def builtin_digest() -> str:
+_GENERATOR = ("__init__.py", "conversations.py", "pairs.py", "words.py")
+"""Files that make the conversations, of those in `samples/`."""
+
+
+def builtin_digest(kind: str = "builtin") -> str:
     """Digest of the generator's own source: other code, other conversations."""
     folder = Path(__file__).parents[2] / "samples"
+    names = (*_GENERATOR, "short.py") if kind == "builtin_short" else _GENERATOR
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        digest.update(path.read_bytes())
+    for name in sorted(names):
+        digest.update((folder / name).read_bytes())
     return digest.hexdigest()
 
 
 def _builtin(data: GeneratedData, cache: Path) -> tuple[DataFacts | None, list[Diagnostic]]:
-    code = builtin_digest()
+    code = builtin_digest(data.kind)
     key = f"{code}|{data.rows}|{data.generator_seed}|{data.split_seed}|{data.eval_fraction}"
     known = remembered(cache, "builtin.json", key)
     if not isinstance(known, list):

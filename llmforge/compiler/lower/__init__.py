@@ -1,8 +1,8 @@
 """Specs to the keywords of the libraries that do the work; the only place that knows them.
 
 In: a solved context. Out: entries `(key, value, reason, reads)` under `training_arguments`, `trl`,
-`optimizer`, `parameter_groups`, `clipping`, `schedule`, `model`, `lora_config` and
-`quantization_config`. A test binds every keyword to the
+`optimizer`, `parameter_groups`, `clipping`, `schedule`, `model`, `lora_config`,
+`quantization_config` and `fsdp`. A test binds every keyword to the
 installed signature, so a renamed argument is found before a user finds it.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from llmforge.compiler.context import Context, Derived
 from llmforge.compiler.lower.adapter import adapter
 from llmforge.compiler.lower.base import Lowered
+from llmforge.compiler.lower.distributed import sharding
 from llmforge.compiler.lower.model import model
 from llmforge.compiler.lower.optimizer import clipping, optimizer_kwargs, parameter_groups
 from llmforge.compiler.lower.preference import trl
@@ -31,6 +32,7 @@ def lower(context: Context) -> list[Derived]:
         *_under("model", model(context)),
         *_under("lora_config", adapter(context)),
         *_under("quantization_config", quantization(context)),
+        *_under("fsdp", sharding(context)),
     ]
 
 

@@ -6,8 +6,15 @@ In: a solved context. Out: keyword -> value and its source.
 from __future__ import annotations
 
 from llmforge.compiler.context import Context
+from llmforge.compiler.facts.nested import model_folder
 from llmforge.compiler.lower.base import Lowered
-from llmforge.schema.model import CheckpointModel, FolderModel, HubModel, ScratchModel
+from llmforge.schema.model import (
+    CheckpointModel,
+    FolderModel,
+    HubModel,
+    ScratchModel,
+    TrainedModel,
+)
 
 
 def model(context: Context) -> Lowered:
@@ -23,12 +30,17 @@ def model(context: Context) -> Lowered:
         name, revision, source = spec.model.path, None, "model.path"
     elif isinstance(spec.model, HubModel):
         name, revision, source = spec.model.id, spec.model.revision, "model.id"
+    elif isinstance(spec.model, TrainedModel):
+        name, revision, source = str(model_folder(context)), None, "model.overrides"
     else:
         return lowered
+    # what a run of llmforge wrote brings no code
+    trusted = not isinstance(spec.model, TrainedModel) and spec.model.trust_remote_code
+    trust = source if isinstance(spec.model, TrainedModel) else "model.trust_remote_code"
     return {
         "pretrained_model_name_or_path": (name, source),
         "revision": (revision, "model.revision" if revision else source),
-        "trust_remote_code": (spec.model.trust_remote_code, "model.trust_remote_code"),
+        "trust_remote_code": (trusted, trust),
         "use_safetensors": (True, source),
         **_placing(spec.model),
         **lowered,

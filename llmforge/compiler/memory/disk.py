@@ -6,7 +6,7 @@ In: facts and solved settings. Out: `Disk`. Weights are what they are in memory,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmforge.compiler.context import Context
 from llmforge.compiler.memory.static import Static, static_memory
@@ -25,6 +25,8 @@ class Disk:
     other home."""
     checkpoint: int
     """Weights and optimizer state of a checkpoint."""
+    fused: int = 0
+    """Weights of the fused model, where it is made after the training."""
 
 
 def disk(spec: RunSpec, static: Static) -> Disk:
@@ -39,8 +41,24 @@ def disk(spec: RunSpec, static: Static) -> Disk:
 def disk_of(context: Context) -> Disk | None:
     """The same of a context; None while the model's shape is not known."""
     model = context.facts.model
-    static = model and static_memory(model, context.spec, context.facts.model_config)
-    return disk(context.spec, static) if static else None
+    if model is None:
+        return None
+    static = static_memory(model, context.spec, context.facts.model_config)
+    if static is None:
+        return None
+    return replace(disk(context.spec, static), fused=fused_bytes(context, model.parameters))
+
+
+def fused_bytes(context: Context, parameters: int) -> int:
+    """Bytes of the fused model that is made after the training; 0 where none is."""
+    spec = context.spec
+    if not spec.fuse.after_training or isinstance(spec.lora, NoAdapter):
+        return 0
+    dtype = str(spec.fuse.dtype)
+    if dtype == "auto":  # as the base lies on the disk: its config says, or the run itself wrote it
+        config = context.facts.model_config
+        dtype = str(config.get("dtype") or config.get("torch_dtype") or spec.precision.weights)
+    return parameters * (4 if dtype == "float32" else 2)
 
 
 def checkpoints_written(spec: RunSpec, steps: int | None) -> int | None:
@@ -72,4 +90,6 @@ def checkpoints_at_once(spec: RunSpec, steps: int | None) -> int | None:
 def most_at_once(spec: RunSpec, sizes: Disk, steps: int | None) -> int | None:
     """Bytes of the final model and of all checkpoints at the most crowded moment."""
     count = checkpoints_at_once(spec, steps)
-    return None if count is None else sizes.model + count * sizes.checkpoint
+    if count is None:
+        return None
+    return sizes.model + sizes.fused + count * sizes.checkpoint

@@ -34,16 +34,20 @@ def evaluation_logits(
 ) -> dict[str, int]:
     """Terms of logits and loss of one forward pass over `rows` padded to `length`; bytes.
 
-    `float32_logits` are the copy that a wrapped model makes, in a run that trains: an evaluation by
-    itself does without, and makes one row's and its logarithm at a time. What a metric of the
-    user's own makes of the logits is not known, and not counted.
+    For metrics logits stay in the compute format, and one row's float32 copy and its logarithm are
+    made at a time; what a metric of the user's own makes of them is not known, and not counted.
+    `float32_logits` are the copy of whole logits that a wrapped model makes, in a run that trains
+    with `trainer.loss_kernel=full`: an evaluation by itself does without.
     """
     whole = whole_logits(model, spec, rows, length)
-    if not measures_logits(spec) and loss.evaluation < whole:
+    metrics = measures_logits(spec)
+    if not metrics and loss.evaluation < whole:
         return {"logits_and_loss": loss.evaluation}
     total = max(loss.evaluation, whole)
     row = length * model.vocabulary
     alone = min(total, BYTES[str(spec.precision.compute)] * rows * row + _ROW * row)
+    if metrics:
+        return {"logits_and_loss": alone}
     return {"logits_and_loss": alone, FLOAT32_LOGITS: total - alone}
 
 

@@ -29,8 +29,9 @@ from llmforge.compiler.memory.preference import passes_reference, reference_cast
 from llmforge.compiler.memory.static import Static, static_memory
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import LowRank, PromptTuning, TargetedAdapter
+from llmforge.schema.distributed import Fsdp2, Zero
 from llmforge.schema.precision import NoQuantization
-from llmforge.schema.run import Device, Fsdp2, Zero
+from llmforge.schema.run import Device
 
 WORKSPACE = 68 * 2**20
 """cuBLAS' own buffers, which it takes from the same allocator."""

@@ -20,9 +20,9 @@ from llmforge.compiler.memory.activations_tape import BYTES
 from llmforge.compiler.memory.preference import reference_weights
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import NoAdapter, TargetedAdapter, Vera
+from llmforge.schema.distributed import Fsdp2, Zero
 from llmforge.schema.optim import Adafactor, AdamW8bit, AdamWPaged, Lion, Muon, Sgd
 from llmforge.schema.precision import BitsAndBytes, Gptq
-from llmforge.schema.run import Fsdp2, Zero
 
 _BLOCK = 64
 """Weights that share a constant under bitsandbytes' 4 bits."""
@@ -268,10 +268,6 @@ def _largest_of_adapter(model: ModelFacts, spec: RunSpec) -> int:
 Amounts = dict[str, int]
 
 
-_LIVE = 10**9
-"""Parameters that ZeRO-3 lets be gathered at once (`stage3_max_live_parameters`)."""
-
-
 def _zero(
     model: ModelFacts, spec: RunSpec, zero: Zero, held: Amounts, host: Amounts, gradients: int
 ) -> tuple[Amounts, Amounts, int]:
@@ -287,13 +283,15 @@ def _zero(
     element = 2 if spec.precision.compute != "float32" else 4
     if zero.stage == 3:
         amount = held["weights"] // world
-        held["gathered_weights"] = min(held["weights"], _LIVE * element, model.parameters * element)
+        held["gathered_weights"] = min(
+            held["weights"], zero.max_live_parameters * element, model.parameters * element
+        )
         if zero.offload_parameters:
             host["weights"], held["weights"] = amount, 0
         else:
             held["weights"] = amount
     buckets = 2 if zero.overlap_communication else 1
-    held["communication_buckets"] = min(buckets * zero.bucket_size * element, 2 * gradients)
+    held["communication_buckets"] = min(buckets * int(zero.bucket_size) * element, 2 * gradients)
     return held, host, gradients // world if zero.stage >= 2 else gradients
 
 

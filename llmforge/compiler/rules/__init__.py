@@ -18,8 +18,10 @@ from llmforge.compiler.rules import (
     distributed,
     evaluation,
     extension,
+    fuse,
     generation,
     hub,
+    launching,
     memory,
     model,
     optimizer,
@@ -44,6 +46,7 @@ MODULES = (
     quantization,
     optimizer,
     distributed,
+    launching,
     data,
     packing,
     preference,
@@ -58,6 +61,7 @@ MODULES = (
     generation,
     extension,
     hub,
+    fuse,
 )
 
 RULES: tuple[Rule, ...] = registered_rules()

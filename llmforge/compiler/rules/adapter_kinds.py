@@ -18,9 +18,9 @@ from llmforge.schema.adapter import (
     PrefixTuning,
     VirtualTokens,
 )
+from llmforge.schema.distributed import Fsdp2, Zero
 from llmforge.schema.model import ScratchModel
 from llmforge.schema.precision import BitsAndBytes
-from llmforge.schema.run import Fsdp2, Zero
 
 
 def _bits(context: Context) -> int | None:

@@ -41,7 +41,8 @@ def disk_too_small(context: Context) -> Iterator[Diagnostic]:
         key=_KEY,
         notes=(
             f"final model {_size(sizes.model)}"
-            + (f", {count:,} checkpoints of {_size(sizes.checkpoint)}" if count else ""),
+            + (f", {count:,} checkpoints of {_size(sizes.checkpoint)}" if count else "")
+            + (f", fused model {_size(sizes.fused)}" if sizes.fused else ""),
         ),
         hint=_hint(context, sizes, space),
     )

@@ -10,10 +10,11 @@ from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import NoAdapter
+from llmforge.schema.distributed import Fsdp2, Zero
+from llmforge.schema.launching import LocalLaunch, RayLaunch
 from llmforge.schema.model import ScratchModel
 from llmforge.schema.optim import BitsAndBytesOptimizer
 from llmforge.schema.precision import BitsAndBytes
-from llmforge.schema.run import Fsdp2, LocalLaunch, Zero
 
 
 @rule("LF401", "ZeRO-3 with bitsandbytes")
@@ -78,14 +79,23 @@ def fsdp_over_one_process(context: Context) -> Iterator[Diagnostic]:
 
 @rule("LF405", "more processes than devices")
 def more_processes_than_devices(context: Context) -> Iterator[Diagnostic]:
-    """Each process needs a GPU of its own; on one node there are no more than it has."""
-    machine, world = hardware(context), context.spec.launch.processes
-    if machine.device == "cuda" and isinstance(world, int) and world > machine.count:
+    """Each process needs a GPU of its own; the nodes have no more than `hardware.count` each.
+
+    How many nodes a Ray cluster has is not the plan's: there Ray waits for the GPUs, and says so.
+    """
+    machine, launch = hardware(context), context.spec.launch
+    if isinstance(launch, RayLaunch) and launch.address is not None:
+        return
+    if context.spec.num_gpus is not None and context.spec.num_gpus > machine.count:
+        return  # LF451 says so
+    world, there = launch.processes, machine.count * launch.node_count
+    if machine.device == "cuda" and isinstance(world, int) and world > there:
+        nodes = f" of {launch.node_count} nodes" if launch.node_count > 1 else ""
         yield Diagnostic(
             "LF405",
-            f"{world} processes on {machine.count} device{'s' if machine.count > 1 else ''}",
+            f"{world} processes on {there} device{'s' if there > 1 else ''}{nodes}",
             key="launch.processes",
-            hint=f"launch.processes={machine.count}",
+            hint=f"launch.processes={there}",
         )
 
 
@@ -131,7 +141,8 @@ def more_workers_than_cores(context: Context) -> Iterator[Diagnostic]:
     """
     spec, cores = context.spec, hardware(context).cores
     processes = spec.launch.processes
-    here = min(int(processes), hardware(context).count) if isinstance(processes, int) else 1
+    world = int(processes) if isinstance(processes, int) else 1
+    here = min(max(1, world // spec.launch.node_count), hardware(context).count)
     started = here * spec.trainer.workers
     if started > cores:
         yield Diagnostic(

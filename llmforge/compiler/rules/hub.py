@@ -10,7 +10,7 @@ from llmforge.compiler.parse import override
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.schema.hub import PushHub
-from llmforge.schema.model import FolderModel
+from llmforge.schema.model import FolderModel, TrainedModel
 
 _USUAL_ENV_FILE = ".env"
 """The file that people have or have not; any other name was chosen, so it should be there."""
@@ -107,17 +107,24 @@ def base_out_of_reach(context: Context) -> Iterator[Diagnostic]:
     hub, model = context.spec.hub, context.spec.model
     if (
         isinstance(hub, PushHub)
-        and isinstance(model, FolderModel)
+        and isinstance(model, FolderModel | TrainedModel)
         and context.spec.lora.kind != "none"
         and hub.base_model is None
     ):
         yield Diagnostic(
             "LF925",
-            f"the adapter's base is the folder {model.path}, which others do not have",
+            f"the adapter's base is {_own_base(context)}, which others do not have",
             Severity.WARNING,
             key="hub.base_model",
             hint="hub.base_model=<owner>/<name of the base model>",
         )
+
+
+def _own_base(context: Context) -> str:
+    base, model = context.facts.base, context.spec.model
+    if isinstance(model, FolderModel):
+        return f"the folder {model.path}"
+    return f"the model of run {base.run_id}" if base is not None else "another run's model"
 
 
 @rule("LF926", "upload of each checkpoint where there is none")

@@ -16,6 +16,7 @@ from llmforge.compiler.parse import override
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.schema.adapter import AdaLora, LowRank, NoAdapter
+from llmforge.schema.distributed import Fsdp2, Zero
 from llmforge.schema.optim import (
     Adafactor,
     AdamW8bit,
@@ -26,7 +27,6 @@ from llmforge.schema.optim import (
     OptimizerSpec,
     ScheduleFree,
 )
-from llmforge.schema.run import Fsdp2, Zero
 from llmforge.schema.schedule import Constant, MultiStep, WarmupStableDecay
 
 _EMBEDDING = re.compile(r"embed|wte|wpe|shared", re.IGNORECASE)

@@ -15,9 +15,9 @@ from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.schema.adapter import Ia3, Lora, NoAdapter, TargetedAdapter, Vera
 from llmforge.schema.collate import PreferenceCollator
 from llmforge.schema.data import MixData
+from llmforge.schema.distributed import Fsdp2, Zero
 from llmforge.schema.model import ScratchModel
 from llmforge.schema.preference import SMOOTHED, DpoSpec
-from llmforge.schema.run import Fsdp2, Zero
 
 
 @rule("LF240", "preference tuning without TRL")

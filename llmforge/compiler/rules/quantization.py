@@ -14,9 +14,9 @@ from llmforge.compiler.facts.quantized import (
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic
 from llmforge.schema.adapter import Ia3, Lora, NoAdapter, PrefixTuning
+from llmforge.schema.distributed import Fsdp2, Zero
 from llmforge.schema.model import CheckpointModel, HubModel, ModelSpec
 from llmforge.schema.precision import BitsAndBytes, Gptq, NoQuantization
-from llmforge.schema.run import Fsdp2, Zero
 
 
 @rule("LF320", "GPTQ in the settings or in the base alone")

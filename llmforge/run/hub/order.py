@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from llmforge.plan import Plan
 
-What = Literal["model", "adapter", "checkpoint"]
+What = Literal["model", "adapter", "checkpoint", "fused", "quantized", "folder"]
+"""`hub.what`, what was made of the model since, or a folder that is no run's."""
 
 
 @dataclass(frozen=True)

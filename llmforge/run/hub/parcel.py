@@ -51,6 +51,8 @@ _TOKENIZER = (
     "merges.txt",
     "chat_template*",
 )
+MODEL = (*_MODEL, *_TOKENIZER)
+"""Files that are model or tokenizer."""
 _ADAPTER = ("adapter_model.safetensors", ADAPTER_CONFIG, *_TOKENIZER)
 
 
@@ -89,10 +91,11 @@ def _fill(
     parcel: Path, plan: Plan, run: RunFolder, order: Order, model: Path, state: Checkpoint | None
 ) -> None:
     publisher = Publisher(plan)
+    base = _base(plan, order)
     for source in _files(model, order, whole=model == run.model):
-        _put(source, parcel / source.relative_to(model), plan, order, publisher)
+        put(source, parcel / source.relative_to(model), base, publisher)
     if order.add_bos is not None:
-        _set_bos(parcel, order.add_bos)
+        set_bos(parcel, order.add_bos)
     if state is not None:
         _put_state(state, parcel / CHECKPOINT, plan, order, publisher)
     adapter = (parcel / ADAPTER_CONFIG).is_file()
@@ -127,16 +130,16 @@ def _files(folder: Path, order: Order, whole: bool) -> Iterator[Path]:
     if order.what == "adapter":
         patterns: tuple[str, ...] = _ADAPTER
     elif whole:
-        yield from _plain(folder)
+        yield from plain(folder)
         return
     else:
-        patterns = (*_MODEL, *_TOKENIZER)
-    for path in _plain(folder):
+        patterns = MODEL
+    for path in plain(folder):
         if path.parent == folder and any(path.match(pattern) for pattern in patterns):
             yield path
 
 
-def _plain(folder: Path) -> Iterator[Path]:
+def plain(folder: Path) -> Iterator[Path]:
     """Regular files, hidden ones and links left out: a link may lead out of the folder."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -144,15 +147,28 @@ def _plain(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _put(source: Path, target: Path, plan: Plan, order: Order, publisher: Publisher) -> None:
+def _base(plan: Plan, order: Order) -> str:
+    """Under what name others find the base of an adapter."""
+    return order.base_model or base_model(plan) or order.repository
+
+
+def put(source: Path, target: Path, base: str | None, publisher: Publisher) -> None:
+    """Put one file into a parcel: weights linked, texts cleaned.
+
+    Args:
+        source: of the model's folder.
+        target: in the parcel.
+        base: what an adapter's config calls its base; None cleans what stands there.
+        publisher: cleans texts.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix not in _TEXTS or source.name in _LEARNT:
         _link(source, target)
         return
     text = source.read_text(encoding="utf-8")
-    if source.name == ADAPTER_CONFIG:
+    if source.name == ADAPTER_CONFIG and base is not None:
         config = json.loads(text)
-        config["base_model_name_or_path"] = order.base_model or base_model(plan) or order.repository
+        config["base_model_name_or_path"] = base
         text = json.dumps(config, indent=2) + "\n"
     target.write_text(publisher.file(text), encoding="utf-8")
 
@@ -169,7 +185,7 @@ def _put_state(
     state: Checkpoint, folder: Path, plan: Plan, order: Order, publisher: Publisher
 ) -> None:
     """The whole checkpoint, its plan as others may read it."""
-    for source in _plain(state.path):
+    for source in plain(state.path):
         target = folder / source.relative_to(state.path)
         if source.name == checkpoints.PLAN and source.parent == state.path:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +193,7 @@ def _put_state(
         elif source.name == sealing.MANIFEST:
             _link(source, target)  # `seal` needs it as it is
         else:
-            _put(source, target, plan, order, publisher)
+            put(source, target, _base(plan, order), publisher)
 
 
 def _write_plan(target: Path, publisher: Publisher) -> None:
@@ -185,7 +201,7 @@ def _write_plan(target: Path, publisher: Publisher) -> None:
     target.write_text(text + "\n", encoding="utf-8")
 
 
-def _set_bos(parcel: Path, begins: bool) -> None:
+def set_bos(parcel: Path, begins: bool) -> None:
     """Let the tokenizer that goes out begin texts with BOS, or not, and end them with nothing."""
     from llmforge.build.tokenizer import open_tokenizer, set_edges
 

@@ -1,0 +1,219 @@
+"""Quantize: a full model with fewer bits, measured before and after, and only then put in place.
+
+In: a plan, the run, the order (source, target). Out: the quantized folder with its model card and
+label, and the figures for the record. Everything is made in a folder beside the target, which is
+renamed when it was read back, measured and found within the bound: whatever fails or is killed
+before that leaves what was in the target as it was.
+
+How weights are rounded is the business of `build/quantizing_*.py`.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmforge import registry
+from llmforge.plan import Plan
+from llmforge.run.folder import RunFolder
+from llmforge.run.labels import write_label
+from llmforge.run.making import Order
+from llmforge.run.quantizing import calibration_plan_file, knows_the_rows
+from llmforge.run.terminal import Screen
+from llmforge.schema.quantize import QuantizeGptq
+from llmforge.stages.fuse import workplace
+
+if TYPE_CHECKING:
+    from llmforge.build.quantized_figures import Measured, Rows
+    from llmforge.build.quantizing import Work, Written
+
+
+def quantize(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[str, Any]:
+    """Measure, round, read back, measure, seal.
+
+    Args:
+        plan: settings of the section `quantize`.
+        run: whose model it is; only its plan and journal are read.
+        order: folders of source and target.
+        screen: told what is being done.
+
+    Returns:
+        Perplexity before and after, agreement of logits, sizes, speed, seconds, peak memory, errors
+        of layers, and `summary`, for the record.
+
+    Raises:
+        NotQuantized: the model or its calibration does not allow it, or perplexity grew by more
+            than `quantize.max_perplexity_growth`; nothing was kept.
+    """
+    from llmforge.build.load import flush_tree, swap
+    from llmforge.build.quantizing import Work, free_memory, open_result, tokenizer_of
+    from llmforge.run.quantized_card import write_quantized_card
+
+    begun = time.monotonic()
+    source, target = Path(order.source), Path(order.target)
+    place = workplace(target)
+    place.mkdir(parents=True)
+    try:
+        work = Work(plan, source, place / target.name, tokenizer_of(source), say=screen.say)
+        other = _other_plan(run)
+        rows = _rows(work, other)
+        if isinstance(work.spec, QuantizeGptq):
+            from llmforge.build.calibration import calibration
+
+            asked = work.spec.calibration
+            work.samples = calibration(asked, plan, other, work.tokenizer, source)
+        screen.say(f"measuring {order.label} on {rows.what}")
+        before = _measured(source, work, rows)
+        free_memory()
+        rounded, seconds, peak = _rounded(work, screen)
+        free_memory()
+        screen.say("measuring what was written")
+        after = _measured_of(open_result(work.staged, plan), work, rows)
+        figures = _figures(work, before, after, rounded) | {
+            "measured_on": rows.what,
+            "quantizing_seconds": seconds,
+            "peak_memory_bytes": peak,
+            "seconds": round(time.monotonic() - begun, 3),
+        }
+        _within_bound(work, figures)
+        figures["summary"] = _summary(figures)
+        write_quantized_card(plan, run, order, figures, work.staged)
+        write_label(work.staged, plan, order, run.run_id, figures)
+        flush_tree(work.staged)
+        swap(work.staged, target)
+        return figures
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _other_plan(run: RunFolder) -> Plan | None:
+    file = calibration_plan_file(run)
+    return Plan.load(file) if file.is_file() else None
+
+
+def _rows(work: Work, other: Plan | None) -> Rows:
+    """What is measured on: held-out rows of the run, else of the calibration data, else texts."""
+    from llmforge.build.collate import Collator
+    from llmforge.build.quantized_figures import Rows, chosen, from_texts
+    from llmforge.stages.prepare import prepare
+
+    spec, plan = work.spec, work.plan
+    kept: dict[str, Any] = {"side": "right", "multiple": None, "attention": "eager"}
+    collator = Collator(
+        pad_id=work.tokenizer.pad_token_id or 0,
+        max_length=int(plan.spec.collator.max_length),
+        **kept,
+    )
+    batch = int(plan.spec.evaluation.micro_batch)
+    named = (
+        (plan if knows_the_rows(plan) else None, "held-out rows of the run"),
+        (other, "held-out rows of the calibration data"),
+    )
+    for one, what in named:
+        held = prepare(one).evaluation if one is not None else None
+        if held is not None and len(held):
+            samples = chosen(held, spec.evaluation_rows, plan.spec.seed)
+            return Rows(samples, collator, batch, f"{len(samples):,} {what}")
+    from llmforge.build.parity_look import stored_probes
+
+    samples = from_texts([probe.text for probe in stored_probes()], work.tokenizer)
+    return Rows(samples, collator, batch, f"{len(samples):,} stored texts")
+
+
+def _measured(folder: Path, work: Work, rows: Rows) -> Measured:
+    from llmforge.build.load import load_weights
+    from llmforge.build.quantizing import device_of, dtype_for
+
+    # in the format of what will not be packed: that change is not the rounding's
+    dtype = dtype_for(work.spec, folder)
+    return _measured_of(
+        load_weights(folder, dtype, device_map={"": device_of(work.plan)}), work, rows
+    )
+
+
+def _measured_of(model: Any, work: Work, rows: Rows) -> Measured:
+    from llmforge.build.quantized_figures import measure
+
+    return measure(model, rows, work.spec.compare_tokens, work.spec.speed_tokens)
+
+
+def _rounded(work: Work, screen: Screen) -> tuple[Written, float, int]:
+    """What was packed, in how many seconds, and the peak of memory meanwhile in bytes: of the GPU
+    where there is one, else of this process since it was started."""
+    import torch
+
+    spec = work.spec
+    screen.say(
+        f"quantizing by {spec.kind}"
+        + (f" on {len(work.samples):,} samples" if work.samples else "")
+    )
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    began = time.monotonic()
+    written: Written = registry.component("quantize", spec.kind).load_builder()(work)
+    seconds = round(time.monotonic() - began, 3)
+    if cuda:
+        return written, seconds, int(torch.cuda.max_memory_allocated())
+    return written, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _figures(work: Work, before: Measured, after: Measured, rounded: Written) -> dict[str, Any]:
+    from llmforge.build.quantized_figures import compare, size_on_disk, worst_layers
+
+    figures = compare(before, after)
+    was, now = size_on_disk(work.source), size_on_disk(work.staged)
+    figures |= {"bytes_before": was, "bytes_after": now, "size_ratio": now / was}
+    figures |= {"layers": rounded.modules, "weights": rounded.weights}
+    if work.samples:
+        tokens = sum(map(len, work.samples))
+        figures["calibration"] = {"samples": len(work.samples), "tokens": tokens}
+    if rounded.errors:
+        values = list(rounded.errors.values())
+        worst = worst_layers(rounded.errors)
+        mean = sum(values) / len(values)
+        figures["layer_errors"] = {"mean": mean, "max": max(values), "worst": worst}
+    if rounded.fell_back:
+        figures["not_calibrated"] = list(rounded.fell_back)
+    return figures
+
+
+def _within_bound(work: Work, figures: dict[str, Any]) -> None:
+    """Raises `NotQuantized` (LF970) where perplexity grew too much, or is no number."""
+    from llmforge.build.quantizing import NotQuantized
+
+    bound, growth = work.spec.max_perplexity_growth, figures["perplexity_growth"]
+    if bound is None or growth <= bound:
+        return
+    before, after = figures["perplexity_before"], figures["perplexity_after"]
+    raise NotQuantized(
+        "LF970",
+        f"perplexity grew from {before:.4g} to {after:.4g}, by {growth:.1%}; {bound:.1%} is let "
+        "pass",
+        "quantize.max_perplexity_growth",
+        "quantize=gptq_8bit" if work.spec.kind == "gptq" else "quantize=int8",
+        ("nothing of it was kept",),
+    )
+
+
+def _summary(figures: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{figures['bytes_before'] / 2**20:,.1f} MiB -> {figures['bytes_after'] / 2**20:,.1f} MiB, "
+        f"{figures['layers']:,} layers in {figures['quantizing_seconds']:.1f} s",
+        f"perplexity {figures['perplexity_before']:.4g} -> {figures['perplexity_after']:.4g} on "
+        f"{figures['measured_on']}",
+    ]
+    if "mean_kl" in figures:
+        lines.append(
+            f"logits: mean KL {figures['mean_kl']:.3g} nats, the same likeliest token at "
+            f"{figures['agreement']:.1%} of {figures['tokens_compared']:,} positions"
+        )
+    if "tokens_per_second_after" in figures:
+        lines.append(
+            f"greedy generation {figures['tokens_per_second_before']:,.1f} -> "
+            f"{figures['tokens_per_second_after']:,.1f} tokens/s on this machine"
+        )
+    return lines

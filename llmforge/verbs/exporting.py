@@ -1,0 +1,67 @@
+"""The verb fuse: an adapter merged into its base, with proof.
+
+In: a run, a folder, a registered version or a hub repository with an adapter; or overrides whose
+run is finished. Out: `fused/` and `fuse.json` in the run folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from llmforge.verbs import MakeVerb, tell
+
+if TYPE_CHECKING:
+    from llmforge.refs.subjects import Asked
+
+REF_HELP = "a run's id or `last`, a folder, models:/NAME/3, NAME@best, or OWNER/NAME on the hub"
+
+
+def add(verb: MakeVerb) -> None:
+    """Declare the verb."""
+    fuse = verb("fuse", _fuse, "merge an adapter into its base, and prove that it is the same")
+    fuse.composed().flag("--plan", metavar="FILE", help="the adapter of this plan's run")
+    fuse.flag("--run", dest="ref", metavar="REF", help=REF_HELP)
+    fuse.flag("--checkpoint", metavar="best|last|STEP", help="of the run; default: final adapter")
+    fuse.flag("-o", "--output", metavar="FOLDER", help="default: fused/ in the run folder")
+
+
+def asked_of(parsed: argparse.Namespace, stage: str) -> Asked:
+    """What the flags and overrides of a stage that makes something of a model say."""
+    from llmforge.compiler.parse import override
+    from llmforge.refs import load_plan
+    from llmforge.refs.subjects import Asked
+
+    overrides = list(parsed.overrides)
+    if parsed.output is not None:
+        overrides.append(override(f"{stage}.folder", parsed.output))
+    plan = load_plan(parsed.plan) if parsed.plan else None
+    return Asked(parsed.ref, plan, parsed.checkpoint, tuple(overrides), tuple(parsed.config_dirs))
+
+
+def say(text: str) -> None:
+    """A notice on the way."""
+    print(text, file=sys.stderr)
+
+
+def _fuse(parsed: argparse.Namespace) -> int:
+    from llmforge.merging import order_of, replaced
+    from llmforge.refs.subjects import find_subject
+    from llmforge.render import emit
+    from llmforge.run.launch import run_making
+    from llmforge.run.terminal import made
+
+    subject = find_subject(asked_of(parsed, "fuse"), say)
+    tell(subject.findings)
+    order = order_of(subject)
+    if told := replaced(subject, order):
+        say(told)
+    outcome = run_making(subject.plan, subject.run, order)
+    if outcome.diagnostic is not None:
+        tell([outcome.diagnostic])
+        return outcome.exit_code
+    if outcome.reused and outcome.result is not None:
+        say(f"it was merged at {outcome.result['time']}; this is its record")
+        emit(made(outcome.result))
+    return outcome.exit_code
