@@ -27,6 +27,7 @@ from llmforge.verbs import (
     exporting,
     looking,
     publishing,
+    quantizing,
     running,
     serving,
     sweeping,
@@ -34,7 +35,8 @@ from llmforge.verbs import (
 )
 
 FAMILIES = (
-    compiling, running, chaining, evaluating, exporting, sweeping, asking, serving, looking, publishing
+    compiling, running, chaining, evaluating, exporting, quantizing, sweeping, asking, serving,
+    looking, publishing,
 )  # fmt: skip
 """Modules of verbs, in the order of `llmforge --help`."""
 

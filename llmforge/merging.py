@@ -43,10 +43,10 @@ def fuse(
         llmforge.diagnostics.ConfigRefused: there is no such adapter or base, or no room (LF940 to
             LF948).
     """
-    from llmforge.compiler.parse import override
+    from llmforge.compiler.overlay import word
 
     given = ref.folder if isinstance(ref, Outcome) else ref
-    more = [override("fuse.folder", str(output))] if output is not None else []
+    more = [word("fuse.folder", str(output))] if output is not None else []
     subject = find_subject(Asked(given, None, checkpoint, (*overrides, *more)))
     order = order_of(subject)
     outcome = run_making(subject.plan, subject.run, order, quiet)

@@ -30,6 +30,7 @@ PAIRS = (
 NEEDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("model", "folder"): ("model.path=tiny",),
     ("model", "hub"): ("model.id=example/none",),
+    ("model", "trained"): ('model.overrides=["name=base"]',),
     ("collator", "completion"): (
         "data=jsonl",
         "data.train=qa.jsonl",

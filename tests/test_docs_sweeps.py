@@ -79,7 +79,8 @@ def test_every_launcher_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_grid_with_refusals_and_a_duplicate_is_run(
     work: Path, llmforge: Callable[[str], Any]
 ) -> None:
-    (command,) = re.findall(r"^\$ llmforge (sweep trainer.global_batch=16.*) --dry-run$", TEXT, re.M)
+    shown = r"^\$ llmforge (sweep trainer.global_batch=16.*) --dry-run$"
+    (command,) = re.findall(shown, TEXT, re.MULTILINE)
     few = "trainer.max_steps=3 evaluation.samples=0 evaluation.exact_match_rows=0 tracking=none"
     told = llmforge(f"{command} {few} sweep.name=twelve")
 
@@ -97,9 +98,10 @@ def test_the_grid_with_refusals_and_a_duplicate_is_run(
     assert double in ran
     board = told.out.partition("trial 9/9")[2]
     assert board.count("FINISHED") >= 9
-    assert "12 points · 9 finished before · 1 duplicate · 2 refused (LF204) · 0 to run" in llmforge(
-        f"{command} {few} sweep.name=twelve --dry-run"
-    ).out
+    assert (
+        "12 points · 9 finished before · 1 duplicate · 2 refused (LF204) · 0 to run"
+        in llmforge(f"{command} {few} sweep.name=twelve --dry-run").out
+    )
 
 
 @pytest.mark.slow

@@ -268,12 +268,15 @@ OPTIONS = [
     (), ("model=folder", "model.path=tiny", "lora=small", "quantization=8bit", "hardware=h200",
          "data=csv"),
     ("model=hub", "model.id=example/none", "data=json"),
+    ("model=trained", 'model.overrides=["name=base"]', "data=json"),
     ("optimizer=adafactor", "schedule=linear", "data=parquet", "collator=packed"),
     ("optimizer=adamw_8bit", "schedule=constant", "data=arrow"),
     ("optimizer=sgd", "collator=lm", "data=text"),
     ("experiment=gsm8k", "data.train=qa.jsonl", "tracking=none"),
     ("hardware=h200", "hardware.count=2", "launch=torchrun", "deepspeed=stage3", "data=sql"),
     ("hardware=h200", "hardware.count=2", "launch=torchrun", "fsdp=full_shard", "data=saved"),
+    *(("hardware=h200", "hardware.count=2", f"launch={kind}", "data=json")
+      for kind in ("deepspeed", "ray", "slurm")),
     ("data=hub",), ("data=class",), ("data=mix",), ("data=builtin_short",), ("hub=push", "hub.repository=a/b"),
     ("model=folder", "model.path=tiny", "data=builtin_pairs", "collator=preference",
      "trainer=dpo"),
@@ -302,8 +305,9 @@ CANDIDATES = [
     "float32", "bfloat16", "none", "all_only", "lora_only", "minimize", "maximize", "cuda", "cpu",
     "nf4", "fp4", "a/b", ["x"], ["y"], [0.5, 0.5], 1, 2, "train", "drop", "best_fit", "first",
     "paragraph", {"human": "user"}, {"one": 1.0, "two": 2.0},
-    "always", "end", "final", "adapter", "checkpoint", "every_save", "default", "max-autotune",
+    "always", "fused", "end", "final", "adapter", "checkpoint", "every_save", "default", "max-autotune",
     "inductor", "sigmoid", "hinge", "copy", "precomputed",
+    "a:1", "static", "openmpi", "SPREAD", "local",
     "original", [1, 2, 3], "steps", "linear", "10%", "gaussian", "vocabulary", "zero", "uniform",
 ]  # fmt: skip
 

@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explain": GROUND | {"schema", "compose", "compiler", "plan", "codes", "render", "diff"},
     "doctor": GROUND | {"compose", "compiler", "render"},
     "refs": GROUND | {"plan"},
+    "merging": GROUND | {"plan", "refs", "run"},
     "upload": GROUND | {"compose", "compiler", "plan", "refs", "run"},
     # the runner: it starts from a plan and never compiles
     "run": GROUND | {"schema", "plan", "plugins", "render", "track"},
@@ -81,6 +82,7 @@ MAY_IMPORT_LATER: dict[str, set[str]] = {
     "sweep": {"report"},  # the page that is written when a sweep ends
     # a reference may name anything
     "refs": {"compiler", "compose", "run", "build", "render", "track"},
+    "merging": {"compiler"},  # how a setting is written
     # the worker's half; which hardware is here; what changed since a checkpoint
     "run": {"stages", "build", "compiler", "diff"},
     "stages": {"compiler"},  # settings of generation that a talk, or Python, changes

@@ -34,6 +34,7 @@ merge; others go by that."""
 
 _ZERO = torch.zeros(())
 _WRAPPING = {"base_layer", "token_adapter"}
+_AGAIN = {"modules_to_save", "original_module"}
 
 
 class NotFusable(ValueError):
@@ -66,7 +67,8 @@ def is_missing(tensor: torch.Tensor) -> bool:
     """Is it hollow, or nowhere?"""
     if tensor.is_meta or tensor.untyped_storage().data_ptr() == _ZERO.data_ptr():
         return True
-    return tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()
+    # a weight that PEFT has copied is still one zero, repeated
+    return bool(tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size())
 
 
 def kind_of(config: PeftConfig) -> str:
@@ -114,10 +116,12 @@ def adapted(
     except (ValueError, RuntimeError, KeyError) as error:
         said = " ".join(str(error).split())
         raise NotFusable(f"the adapter in {adapter} does not fit the base: {said}") from error
-    if result.unexpected_keys:
+    # PEFT writes a table that was resized and trained whole under these names once more
+    unknown = sorted(key for key in result.unexpected_keys if not _AGAIN & set(key.split(".")))
+    if unknown:
         raise NotFusable(
-            f"the adapter in {adapter} holds {len(result.unexpected_keys)} weights that the base "
-            f"has no module for, such as {sorted(result.unexpected_keys)[0]}"
+            f"the adapter in {adapter} holds {len(unknown)} weights that the base has no module "
+            f"for, such as {unknown[0]}"
         )
     _share_tied(wrapped.get_base_model())
     for name, unit in units(wrapped):

@@ -23,6 +23,7 @@ from llmforge.build.model import check_safe_weights, dtype_of, set_stops
 from llmforge.build.parts import Parts
 from llmforge.build.prepared import sync
 from llmforge.build.quantized import keep_layout
+from llmforge.build.sharding import gathered
 from llmforge.build.trainer import ForgeTrainer
 from llmforge.plan import Plan
 
@@ -64,7 +65,7 @@ def write_model(
     if isinstance(source, ForgeTrainer):
         accelerator = source.accelerator
         if source.is_deepspeed_enabled or source.is_fsdp_enabled:
-            state = accelerator.get_state_dict(source.model_wrapped)
+            state = gathered(source)
         model, tokenizer = accelerator.unwrap_model(source.model), source.processing_class
         if not source.is_world_process_zero():
             return None

@@ -118,7 +118,8 @@ class Proof:
         """For JSON; figures that are no numbers are None."""
         found = asdict(self)
         assert isinstance(found, dict)  # noqa: S101 - a data class is one
-        return _plain(found)
+        plain: dict[str, Any] = _plain(found)
+        return plain
 
     def summary(self) -> str:
         """One line for people."""

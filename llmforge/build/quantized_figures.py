@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from llmforge.build.loss import held_out_loss
+from llmforge.build.loss import HeldOut, held_out_loss, measured
 from llmforge.build.parity_figures import agree, overall
 from llmforge.build.sample import IGNORED
 
@@ -67,9 +67,9 @@ def chosen(rows: Dataset, count: int | None, seed: int) -> Dataset:
     return rows.select(sorted(int(number) for number in order[:count]))
 
 
-def from_texts(texts: Sequence[str], tokenizer: Any) -> Dataset:
-    """Rows of texts, every token of them with its label."""
-    ids = [found for text in texts if len(found := tokenizer(text)["input_ids"]) > 1]
+def labelled(texts: Sequence[Sequence[int]]) -> Dataset:
+    """Rows of token ids, every token of them with its label."""
+    ids = [list(found) for found in texts if len(found) > 1]
     return Dataset.from_dict({"input_ids": ids, "labels": ids, "length": [len(n) for n in ids]})
 
 
@@ -82,7 +82,7 @@ def measure(model: Any, rows: Rows, compared: int, generated: int) -> Measured:
         compared: predicted tokens whose logits are kept.
         generated: tokens to generate for the speed; 0 measures none.
     """
-    figures = held_out_loss(model, rows.samples, rows.collator, rows.batch)
+    figures = _held_out(model, rows)
     speed = _speed(model, rows, generated) if generated else None
     return Measured(
         figures["eval_perplexity"],
@@ -93,7 +93,21 @@ def measure(model: Any, rows: Rows, compared: int, generated: int) -> Measured:
     )
 
 
-@torch.no_grad()
+def _held_out(model: Any, rows: Rows) -> dict[str, float]:
+    packed = getattr(model.config, "quantization_config", None)
+    method = getattr(packed, "quant_method", None)
+    if method != "compressed-tensors":
+        return held_out_loss(model, rows.samples, rows.collator, rows.batch)
+    # its modules have calls of their own, round which the loss by pieces cannot reach
+    device, sums = next(model.parameters()).device, HeldOut(())
+    with torch.no_grad():
+        for sample in rows.samples:
+            batch = {name: values.to(device) for name, values in rows.collator([sample]).items()}
+            labels = batch.pop("labels")
+            sums.add(measured(model, batch, labels, None), torch.zeros(1, dtype=torch.int64))
+    return sums.metrics()
+
+
 def _logits(model: Any, rows: Rows, wanted: int) -> Iterator[torch.Tensor]:
     device = next(model.parameters()).device
     for sample in rows.samples:
@@ -101,13 +115,14 @@ def _logits(model: Any, rows: Rows, wanted: int) -> Iterator[torch.Tensor]:
             return
         batch = {name: values.to(device) for name, values in rows.collator([sample]).items()}
         labels = batch.pop("labels")
-        found = model(**batch).logits[0, :-1][labels[0, 1:] != IGNORED][:wanted]
+        with torch.no_grad():
+            logits = model(**batch).logits
+        found = logits[0, :-1][labels[0, 1:] != IGNORED][:wanted]
         wanted -= len(found)
         if len(found):
             yield found.float().cpu()
 
 
-@torch.no_grad()
 def _speed(model: Any, rows: Rows, count: int) -> float:
     device = next(model.parameters()).device
     ids = torch.tensor([rows.samples[0]["input_ids"][:_PROMPT]], device=device)

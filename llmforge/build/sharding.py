@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
@@ -64,7 +65,12 @@ class ShardedWeights(SealedSaves):
             return
         state = self.accelerator.state
         state.fsdp_plugin = FullyShardedDataParallelPlugin(**asked)
+        if state.device.type == "cpu":
+            # shards lie in CPU memory anyway, and no device could copy from page-locked memory
+            state.fsdp_plugin.cpu_offload = None
         state.distributed_type = DistributedType.FSDP
+        # each later look at the state starts from this one
+        PartialState().distributed_type = DistributedType.FSDP
         if state.mixed_precision != "no":
             state.fsdp_plugin.set_mixed_precision(state.mixed_precision)
         self.is_fsdp_enabled = True
@@ -87,6 +93,11 @@ class ShardedWeights(SealedSaves):
         return prepared
 
     # checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if state_dict:
+            state_dict = without_ties(self.accelerator.unwrap_model(self.model), state_dict)
+        super()._save(output_dir, state_dict)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
@@ -128,6 +139,22 @@ class ShardedWeights(SealedSaves):
             state = _read(folder, self.model)
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
         set_model_state_dict(self.model, state, options=options)
+
+
+def gathered(trainer: Any) -> dict[str, Any]:
+    """Whole weights of a sharded model, on the main process; every process must ask."""
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
+    return without_ties(trainer.accelerator.unwrap_model(trainer.model), state)
+
+
+def without_ties(model: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """The state with tied weights under one name: gathered, they are copies of each other."""
+    adapted = isinstance(model, PeftModel)
+    prefix = "base_model.model." if adapted else ""
+    base = model.get_base_model() if adapted else model
+    ties = getattr(base, "all_tied_weights_keys", None) or {}
+    twice = {prefix + name for name, source in ties.items() if prefix + source in state}
+    return {name: weight for name, weight in state.items() if name not in twice}
 
 
 def check_sharded(model: torch.nn.Module) -> None:

@@ -233,7 +233,12 @@ class ForgeTrainer(FiniteSteps):
     # samplers
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return _with_lengths(super()._get_train_sampler(train_dataset))
+        sampler = _with_lengths(super()._get_train_sampler(train_dataset))
+        if isinstance(sampler, LengthGroupedSampler):
+            # the library groups by the batch of one process; by the global one the order is the
+            # same for every number of processes
+            sampler.batch_size *= self.args.world_size
+        return sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         return _with_lengths(super()._get_eval_sampler(eval_dataset))

@@ -158,4 +158,48 @@ EXPORTING: dict[str, tuple[str, str]] = {
         "`--from` leaves the stages before it out, but one of them was never finished, and the "
         "first one needs what it makes.",
     ),
+    "LF960": (
+        "quantizing without a kind",
+        "`quantize=none` leaves the model as it is. `quantize=gptq`, `bnb_4bit`, `int8` and the "
+        "other options of the group say how it is packed.",
+    ),
+    "LF961": (
+        "model that cannot be quantized again",
+        "Its weights are packed already, or cannot be read. Rounding what was rounded adds both "
+        "errors; quantize the model it was made of.",
+    ),
+    "LF966": (
+        "calibration shorter than a block",
+        "All calibration samples together have fewer tokens than one of "
+        "`quantize.calibration.length`: the layers would be rounded by next to nothing.",
+    ),
+    "LF968": (
+        "disk too small for the quantized model",
+        "What was made before in the same place goes only when the new one stands, so both need "
+        "room. Asked before anything is loaded.",
+    ),
+    "LF969": (
+        "folder of the quantized model that holds something else",
+        "Only an empty folder is filled, or one that `llmforge quantize` made before.",
+    ),
+    "LF970": (
+        "perplexity that grew too much",
+        "The quantized model was read back and measured on the same rows as its source, and is "
+        "worse by more than `quantize.max_perplexity_growth`. Nothing of it was kept.",
+    ),
+    "LF971": (
+        "bound on perplexity without rows to measure it on",
+        "`quantize.max_perplexity_growth` is measured on held-out rows, and the run has none.",
+    ),
+    "LF972": (
+        "adapter that was not merged yet",
+        "Full weights are quantized. `llmforge fuse` merges an adapter into its base and proves "
+        "that the result is the same; then its fused model is taken.",
+    ),
+    "LF973": (
+        "memory too small for quantizing",
+        "The whole model is held, beside the layer that is being rounded and the calibration "
+        "samples' activations. Asked before anything is loaded; fewer or shorter calibration "
+        "samples need less.",
+    ),
 }

@@ -14,9 +14,10 @@ SWEEPING: dict[str, tuple[str, str]] = {
         "Two overrides vary the same key, so it is not clear which points are meant.",
     ),
     "LF712": (
-        "interval in a grid",
-        "A grid tries every point, and an interval has no end of them. `sweep=search` proposes "
-        "points out of intervals; a grid takes a list or a range.",
+        "grid without an end",
+        "A grid tries every point, and an interval has no end of them; neither have a hundred "
+        "thousand points. `sweep=search` proposes points out of intervals and choices; a grid "
+        "takes a list or a range.",
     ),
     "LF713": (
         "folder of another sweep",
@@ -36,6 +37,11 @@ SWEEPING: dict[str, tuple[str, str]] = {
         "trials that fail alike",
         "Several trials in a row failed for the same reason, so the next one would too. "
         "`sweep.equal_failures` says how many it takes.",
+    ),
+    "LF717": (
+        "sweep's folder that cannot be written to",
+        "It cannot be made, belongs to somebody else, or the disk is full. Nothing that finished "
+        "is lost: the same command goes on once there is room, or with another `sweep.folder`.",
     ),
     "LF720": (
         "space outside the schema",

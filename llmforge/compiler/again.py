@@ -24,8 +24,8 @@ from llmforge.compiler.overlay import (
     section_of,
     section_of_finding,
     settings_of,
+    word,
 )
-from llmforge.compiler.parse import override as text_of
 from llmforge.compiler.passes import Checked, check_draft
 from llmforge.compose import Draft, compose
 from llmforge.compose.library import open_library
@@ -110,7 +110,7 @@ def measuring(
 
 def _whole(values: dict[str, Any], origins: Origins, weights: Path) -> None:
     """A plan of full weights in a folder, in the place of base and adapter."""
-    texts = ["model=folder", text_of("model.path", str(weights)), "lora=none", "quantization=none"]
+    texts = ["model=folder", word("model.path", str(weights)), "lora=none", "quantization=none"]
     draft = compose(texts)
     attention = values["model"]["attention"]
     for section in ("model", "lora", "quantization"):

@@ -25,6 +25,7 @@ from llmforge.compiler.overlay import (
     section_of,
     section_of_finding,
     settings_of,
+    word,
 )
 from llmforge.compiler.parse import parse
 from llmforge.compose.overrides import Override
@@ -165,14 +166,13 @@ def plan_of_folder(
         The plan, None where it is refused, and what there is to say of it.
     """
     from llmforge.compiler.again import without_training
-    from llmforge.compiler.parse import override
     from llmforge.compiler.passes import check_draft, freeze
     from llmforge.compose import compose
 
     places = [one for one in overrides if _section_of_text(one) in PLACES]
     fixed = ["model=folder", "data=builtin", "collator=auto", "lora=none", "quantization=none"]
-    fixed += [override("model.path", str(folder)), override("tokenizer.source", str(tokenizer))]
-    draft = compose([*fixed, override("name", name), *places], config_dirs)
+    fixed += [word("model.path", str(folder)), word("tokenizer.source", str(tokenizer))]
+    draft = compose([*fixed, word("name", name), *places], config_dirs)
     if any(one.is_error for one in draft.diagnostics):
         return None, list(draft.diagnostics)
     checked = check_draft(without_training(draft), config_dirs)

@@ -8,10 +8,12 @@ other overrides set single keys. Nothing is checked against a schema here.
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmforge.compiler.parse import override as text_of
 from llmforge.compose import compose
 from llmforge.compose.overrides import Override
 from llmforge.diagnostics import Diagnostic
@@ -31,6 +33,11 @@ def settings_of(plan: Plan) -> tuple[dict[str, Any], Origins]:
         if key.partition(".")[0] in (*SECTIONS, *SCALARS)
     }
     return copy.deepcopy(plan.settings), Origins(chains)
+
+
+def word(key: str, value: Any) -> str:
+    """An override as an argument, not quoted for a shell."""
+    return shlex.split(text_of(key, value))[0]
 
 
 def section_of(override: Override) -> str:

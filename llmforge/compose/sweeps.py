@@ -2,7 +2,7 @@
 
 In: overrides as they were typed, the `space` of a sweep. Out: `Space`: what is fixed, and one
 `Dimension` for each key that varies, with a diagnostic for each text that cannot be read (LF112),
-that is no sweep (LF710), or whose key is there twice (LF711).
+that is no sweep (LF710), whose key is there twice (LF711), or that has no end (LF712).
 
 Whether a key exists and a value is allowed is found when the points are compiled.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 from hydra.core.object_type import ObjectType
@@ -22,6 +23,9 @@ from llmforge.compose.grammar import unreadable
 from llmforge.compose.library import Library
 from llmforge.diagnostics import Diagnostic
 from llmforge.origins import Origin
+
+MOST_POINTS = 100_000
+"""Of a grid: a thousand of them take seconds to compile, so these take a quarter of an hour."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,14 @@ def value_of(override: str) -> Any:
     return OverridesParser.create().parse_override(override).value()
 
 
+def is_varied(override: str) -> bool:
+    """Has an override several values? One that cannot be read is told elsewhere."""
+    try:
+        return bool(OverridesParser.create().parse_override(override).is_sweep_override())
+    except Exception:  # Hydra's grammar, ANTLR and casts raise anything
+        return False
+
+
 def _parsed(text: str, parser: OverridesParser, out: Space) -> HydraOverride | None:
     try:
         return parser.parse_overrides([text])[0]  # unlike `parse_override`, it knows the options
@@ -139,7 +151,10 @@ def _dimension(text: str, raw: HydraOverride, out: Space) -> Dimension | None:
             )
             return None
         return Dimension(key, text, "interval", (), low, high, frozenset(value.tags))
-    values = tuple(str(one) for one in raw.sweep_string_iterator())
+    values = tuple(str(one) for one in islice(raw.sweep_string_iterator(), MOST_POINTS + 1))
+    if len(values) > MOST_POINTS:
+        out.diagnostics.append(too_many(key, text))
+        return None
     if not values:
         out.diagnostics.append(
             Diagnostic(
@@ -154,12 +169,28 @@ def _dimension(text: str, raw: HydraOverride, out: Space) -> Dimension | None:
     return Dimension(key, text, "choice", values, tags=frozenset(getattr(value, "tags", ())))
 
 
+def too_many(key: str, text: str | None = None) -> Diagnostic:
+    """LF712: a grid that would never be through.
+
+    Args:
+        text: the override whose values alone are too many.
+    """
+    return Diagnostic(
+        "LF712",
+        f"the grid has more than {MOST_POINTS:,} points, and all of them would be tried",
+        key=key.lstrip("+~"),
+        origins=(Origin("override", text),) if text else (),
+        notes=("a search proposes points out of intervals and choices",),
+        hint="sweep=search",
+    )
+
+
 def _twice(first: Dimension, second: Dimension) -> Diagnostic:
     return Diagnostic(
         "LF711",
         f"`{first.key}` is varied twice: `{first.text}` and `{second.text}`",
         key=first.key.lstrip("+~"),
-        origins=(Origin("override", first.text), Origin("override", second.text)),
+        origins=(Origin("override", second.text),),
         hint=f"{first.key}={','.join(dict.fromkeys((*first.values, *second.values)))}",
     )
 

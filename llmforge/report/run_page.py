@@ -160,6 +160,8 @@ def _commands(plan: Plan, run: RunFolder) -> Iterator[tuple[str, str]]:
     if run.manifest.is_file():
         yield "Measure it again", f"llmforge evaluate --run {place}"
         yield "Ask it", f'llmforge generate "Your question" --run {place}'
+        if plan.settings["lora"]["kind"] not in ("none", "prompt", "prefix"):
+            yield "Merge its adapter, with proof", f"llmforge fuse --run {place}"
         yield (
             "In Python",
             (f"import llmforge\nmodel, tokenizer = llmforge.load({from_here(run.path)!r})"),

@@ -15,7 +15,7 @@ from llmforge.plan import Plan
 def missing(plan: Plan) -> str | None:
     """Why the model of a plan cannot be read yet; None where it can, or where no run trains it."""
     from llmforge.run.folder import RunFolder
-    from llmforge.run.making import record
+    from llmforge.run.making import decisive, record
     from llmforge.run.status import Status
 
     base = plan.base_plan
@@ -27,9 +27,13 @@ def missing(plan: Plan) -> str | None:
         there = "has not begun" if status is Status.CREATED else f"is {status.value}"
         return f"run {base.run_id}, which trains the model, {there}"
     if plan.settings["model"]["weights"] == "fused":
-        folder = base.weights_folder("fused")
-        if record(run, "fuse") is None or not (folder / "config.json").is_file():
+        made, folder = record(run, "fuse"), base.weights_folder("fused")
+        if made is None or not (folder / "config.json").is_file():
             return f"the adapter of run {base.run_id}, which trains the model, is not fused"
+        asked, known = decisive(base, "fuse"), made["settings"]
+        other = [f"fuse.{name}" for name in asked if asked[name] != known.get(name)]
+        if other:
+            return f"the adapter of run {base.run_id} was fused with another {', '.join(other)}"
     return None
 
 

@@ -144,6 +144,12 @@ def _not_finite_merged(error: BaseException, plan: Plan) -> Diagnostic:
     return _about("LF951", error, plan, "fuse.dtype", "fuse.dtype=bfloat16")
 
 
+def _not_quantized(error: BaseException, plan: Plan) -> Diagnostic:
+    code, key = str(getattr(error, "code", "LF801")), getattr(error, "key", None)
+    found = _about(code, error, plan, key, getattr(error, "hint", None))
+    return replace(found, notes=tuple(getattr(error, "notes", ())))
+
+
 def _free(plan: Plan) -> tuple[str, ...]:
     """What the file system of the run folder has to say: libraries drop the cause of a failure."""
     try:
@@ -242,5 +248,6 @@ _TOLD: dict[str, Callable[[BaseException, Plan], Diagnostic]] = {
     "ProofFailed": _proof_failed,
     "NotFinite": _not_finite_merged,
     "NotFusable": _not_fusable,
+    "NotQuantized": _not_quantized,
 }
 """What is told of an exception, by the name of its class; the first that is found counts."""

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmforge.compiler.facts.families import BadConfig, UnknownFamily, facts_from_config
 from llmforge.plan import Plan
 from llmforge.run.headers import Header
 
@@ -20,6 +19,9 @@ _PART = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(\.\w
 
 def other_shape(config: Mapping[str, Any], plan: Plan | None) -> str | None:
     """What of the shape is another than in training."""
+    # imported late, as all of `run` starts without the compiler
+    from llmforge.compiler.facts.families import BadConfig, UnknownFamily, facts_from_config
+
     trained = plan.facts.get("model") if plan is not None else None
     if not trained:
         return None

@@ -71,6 +71,7 @@ def run_plan(
     quiet: bool = False,
     preview: int = 0,
     asked: Asked | None = None,
+    only: bool = False,
 ) -> Outcome:
     """Run one stage of a plan, or answer from its folder when it was trained before.
 
@@ -84,9 +85,10 @@ def run_plan(
         quiet: nothing on the terminal; the log is written all the same.
         preview: samples to show after `prepare`.
         asked: asked now and then while the worker runs; what it says is passed on like a signal.
+        only: leave the merge to the caller.
     """
     outcome = _run(plan, stage, quiet, preview, asked)
-    wanted = stage == "train" and plan.settings["fuse"]["after_training"]
+    wanted = stage == "train" and plan.settings["fuse"]["after_training"] and not only
     if wanted and outcome.status is Status.FINISHED and outcome.exit_code == 0:
         return _fused(plan, outcome, quiet)
     return outcome

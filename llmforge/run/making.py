@@ -70,6 +70,8 @@ class Order:
     """The base for people: folder, or hub name and commit."""
     base_digest: str = ""
     """Of the base's config and weights."""
+    trained: bool = True
+    """Is the plan the one that the model was trained by, so that its rows are the model's own?"""
 
     def variables(self) -> dict[str, str]:
         """For the worker's environment."""
@@ -159,8 +161,10 @@ def record_file(run: RunFolder, stage: Stage) -> Path:
 
 
 def record(run: RunFolder, stage: Stage) -> dict[str, Any] | None:
-    """What came of a stage, if it was done."""
-    return run.read_json(record_file(run, stage).name)
+    """What came of a stage, if it was done; its `target` is absolute."""
+    found = run.read_json(record_file(run, stage).name)
+    # one inside the run folder is written as seen from there, and moves with it
+    return None if found is None else {**found, "target": str(run.path / found["target"])}
 
 
 def finished(run: RunFolder, wanted: Order) -> dict[str, Any] | None:
@@ -209,7 +213,9 @@ def keep_record(
         **figures,
         "files": file_digests(Path(made.target)),
     }
-    run.write_json(record_file(run, made.stage).name, found)
+    inside = Path(made.target).is_relative_to(run.path)
+    target = os.path.relpath(made.target, run.path) if inside else made.target
+    run.write_json(record_file(run, made.stage).name, {**found, "target": target})
     journal = Journal(run.journal)
     journal.append(numbers(figures, f"{made.stage}/"), made.step)
     journal.close()

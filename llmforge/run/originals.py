@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmforge.compiler.facts.quantized import quantized_base
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.digests import file_digest
 from llmforge.plan import Plan, canonical_digest
@@ -96,6 +95,9 @@ def find_original(adapter: Path, plan: Plan | None, given: str | None, cache: Pa
     Raises:
         ConfigRefused: LF940-LF944.
     """
+    # imported late, as all of `run` starts without the compiler
+    from llmforge.compiler.facts.quantized import quantized_base
+
     config = read_adapter(adapter)
     folder, label = _given(given) if given else _named(adapter, config, plan)
     stored = _config(folder)

@@ -61,7 +61,7 @@ def fetch(storage: str, name: str, run: RunFolder) -> None:
 
     Nothing kept (no step was done) leaves the folder as it is.
     """
-    from pyarrow import fs
+    from pyarrow import fs  # type: ignore[import-untyped]
 
     if is_uri(storage):
         system, root = fs.FileSystem.from_uri(storage)

@@ -95,17 +95,20 @@ class StopFlag:
             raise StopRequested(self.reason)
 
 
-def stop_with(pid: int, interval: float = 1.0) -> threading.Thread:
-    """Send this process SIGTERM when process `pid` is gone.
+def stop_with(pid: int, interval: float = 1.0, patience: float = 600.0) -> threading.Thread:
+    """Send this process SIGTERM when process `pid` is gone, and SIGKILL `patience` seconds later.
 
     A worker lives in a session of its own, so nothing else tells it that its driver was killed;
-    it would train on, unwatched, with nobody to close its records.
+    it would train on, unwatched, with nobody to close its records. A rank that waits within a
+    library for another one, which is gone too, never gets to look at a signal.
     """
 
     def watch() -> None:
         while processes.exists(pid):
             time.sleep(interval)
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(patience)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     thread = threading.Thread(target=watch, name="watch-driver", daemon=True)
     thread.start()

@@ -71,7 +71,7 @@ def executor_of(plan: Plan, folder: Path) -> Any:
     launch = plan.settings["launch"]
     place, again = folder / FOLDER, int(launch["requeues"])
     if launch["executor"] == "local":
-        executor = submitit.LocalExecutor(place, max_num_timeout=again)
+        executor: Any = submitit.LocalExecutor(place, max_num_timeout=again)
         executor.update_parameters(
             timeout_min=launch["minutes"],
             signal_delay_s=launch["warning"],

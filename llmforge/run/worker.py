@@ -266,8 +266,9 @@ class Worker:
 
 def quieten() -> None:
     """Import the big libraries, their banners and bars off."""
-    # it warns of a missing CPU kernel at every import, whether or not anything is quantized
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # they warn of missing kernels at every import, whether or not anything is quantized
+    for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     import transformers
 
     transformers.utils.logging.disable_progress_bar()

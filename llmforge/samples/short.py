@@ -1,8 +1,8 @@
-"""The built-in example with short answers: the same questions, a word or two in place of a sentence.
+"""The built-in example with short answers: the same questions, a word in place of a sentence.
 
 In: a row of `conversations.generate`. Out: its messages with every answer cut to what the question
-asks for: `The capital of Italy is Rome.` becomes `Rome`. A model that learnt the sentences knows
-these answers, so that a small adapter learns the new form within a minute.
+asks for: `The capital of Italy is Rome.` becomes `Answer: Rome.` A model that learnt the sentences
+knows these answers, so that a small adapter learns the new form within a minute.
 
 Nothing is drawn here: the same row gives the same messages, and the split is that of the sentences.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from llmforge.samples import conversations as made
 from llmforge.samples import words
 
-SHORT: dict[str, str] = {
+ASKED: dict[str, str] = {
     "capital": "{capital}",
     "opposite": "{other}",
     "plural": "{many}",
@@ -36,6 +36,10 @@ SHORT: dict[str, str] = {
 }
 """Kind of question -> the slots of its answer that were asked for."""
 
+# A blank before the word, as in the sentence: at the beginning of a text it would be another token,
+# which a model that learnt the sentences has hardly seen.
+FORM = "Answer: {short}."
+
 
 def shorten(row: made.Row) -> list[dict[str, Any]]:
     """The row's messages; what is no answer (a greeting, a question) stays as it is."""
@@ -51,10 +55,10 @@ def shorten(row: made.Row) -> list[dict[str, Any]]:
 @cache
 def _short_answers() -> dict[str, str]:
     """Every answer that the tables can make -> the part of it that was asked for."""
-    asked_for = {words.ANSWERS[kind]: slots for kind, slots in SHORT.items()}
+    asked_for = {words.ANSWERS[kind]: slots for kind, slots in ASKED.items()}
     return {
-        form.answer.format_map(filler): _first_word_of_verdict(
-            asked_for[form.answer].format_map(filler)
+        form.answer.format_map(filler): FORM.format(
+            short=_first_word_of_verdict(asked_for[form.answer].format_map(filler))
         )
         for form in made.forms()
         for filler in form.fillers

@@ -122,7 +122,7 @@ class TrainedModel(CheckpointModel):
     kind: Literal["trained"]
     overrides: Annotated[list[str], Effect.BOOKKEEPING]
     """That run's overrides, as they would stand on its command line, each in quotes:
-    `["experiment=tour_base", "seed=1"]`. Its fingerprint, not this text, enters the fingerprint of
+    `["experiment=smoke", "seed=1"]`. Its fingerprint, not this text, enters the fingerprint of
     this run. Hardware, tracking and paths are this run's unless they stand here."""
     weights: Annotated[Literal["model", "fused"], Effect.BOOKKEEPING]
     """Which of its weights: those it trains, or those `llmforge fuse` makes of its adapter. Each

@@ -89,9 +89,10 @@ class QuantizeGptq(Quantizing):
     kind: Literal["gptq"]
     bits: Literal[2, 3, 4, 8]
     """Width of a weight."""
-    group_size: Literal[-1, 16, 32, 64, 128, 256, 512, 1024]
+    group_size: Literal[-1, 32, 64, 128]
     """Inputs that share a scale; it must divide each layer's. Smaller is more exact and larger on
-    disk; -1 is one scale for a whole column."""
+    disk; -1 is one scale for a whole row. Others are left out: the kernels that are taken by
+    default on a CPU or a GPU do not read them."""
     symmetric: bool
     """The same range below and above zero; what most kernels read."""
     activation_order: bool
@@ -123,9 +124,7 @@ class QuantizeBitsAndBytes(Quantizing):
     """8-bit only: activations above this magnitude are computed in 16 bits."""
 
 
-@register(
-    "quantize", "compressed_tensors", "llmforge.build.quantizing_packed:compressed_tensors"
-)
+@register("quantize", "compressed_tensors", "llmforge.build.quantizing_packed:compressed_tensors")
 class QuantizeCompressed(Quantizing):
     """Integers rounded to the nearest, in the open format of compressed-tensors: no calibration;
     the same file loads on CPU and GPU, and in vLLM."""

@@ -220,7 +220,7 @@ def _questions(parts: Parts, seed: int, wanted: int) -> list[_Question]:
 
 def questions_to_show(plan: Plan, prepared: Prepared, tokenizer: Any) -> list[_Question]:
     """The questions of the run's samples, without a model: `ids`, `reference`, `shown`."""
-    parts = Parts(tokenizer, None, dict, None, prepared.evaluation, [])
+    parts = Parts(tokenizer, None, lambda _: {}, None, prepared.evaluation, [])
     if parts.evaluation is None:
         return []
     seed, wanted = plan.spec.seed, plan.spec.evaluation.samples

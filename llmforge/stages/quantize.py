@@ -21,7 +21,7 @@ from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
 from llmforge.run.labels import write_label
 from llmforge.run.making import Order
-from llmforge.run.quantizing import calibration_plan_file, knows_the_rows
+from llmforge.run.quantizing import calibration_plan_file
 from llmforge.run.terminal import Screen
 from llmforge.schema.quantize import QuantizeGptq
 from llmforge.stages.fuse import workplace
@@ -29,6 +29,9 @@ from llmforge.stages.fuse import workplace
 if TYPE_CHECKING:
     from llmforge.build.quantized_figures import Measured, Rows
     from llmforge.build.quantizing import Work, Written
+
+_LONGEST = 256
+"""Tokens of a stored text that are measured."""
 
 
 def quantize(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def quantize(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[s
     try:
         work = Work(plan, source, place / target.name, tokenizer_of(source), say=screen.say)
         other = _other_plan(run)
-        rows = _rows(work, other)
+        rows = _rows(work, order, other)
         if isinstance(work.spec, QuantizeGptq):
             from llmforge.build.calibration import calibration
 
@@ -94,22 +97,18 @@ def _other_plan(run: RunFolder) -> Plan | None:
     return Plan.load(file) if file.is_file() else None
 
 
-def _rows(work: Work, other: Plan | None) -> Rows:
+def _rows(work: Work, order: Order, other: Plan | None) -> Rows:
     """What is measured on: held-out rows of the run, else of the calibration data, else texts."""
+    from llmforge.build.calibration import context_of
     from llmforge.build.collate import Collator
-    from llmforge.build.quantized_figures import Rows, chosen, from_texts
+    from llmforge.build.quantized_figures import Rows, chosen, labelled
     from llmforge.stages.prepare import prepare
 
     spec, plan = work.spec, work.plan
-    kept: dict[str, Any] = {"side": "right", "multiple": None, "attention": "eager"}
-    collator = Collator(
-        pad_id=work.tokenizer.pad_token_id or 0,
-        max_length=int(plan.spec.collator.max_length),
-        **kept,
-    )
+    collator = Collator(pad_id=work.tokenizer.pad_token_id or 0)
     batch = int(plan.spec.evaluation.micro_batch)
     named = (
-        (plan if knows_the_rows(plan) else None, "held-out rows of the run"),
+        (plan if order.trained else None, "held-out rows of the run"),
         (other, "held-out rows of the calibration data"),
     )
     for one, what in named:
@@ -119,7 +118,8 @@ def _rows(work: Work, other: Plan | None) -> Rows:
             return Rows(samples, collator, batch, f"{len(samples):,} {what}")
     from llmforge.build.parity_look import stored_probes
 
-    samples = from_texts([probe.text for probe in stored_probes()], work.tokenizer)
+    longest = min(_LONGEST, context_of(work.source) or _LONGEST)
+    samples = labelled([probe.ids(work.tokenizer, longest) for probe in stored_probes()])
     return Rows(samples, collator, batch, f"{len(samples):,} stored texts")
 
 

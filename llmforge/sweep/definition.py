@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from llmforge.compiler.parse import parse_section
 from llmforge.compiler.passes import check
 from llmforge.compose import compose
 from llmforge.compose.library import open_library
-from llmforge.compose.sweeps import Dimension, Space, read_space
+from llmforge.compose.sweeps import MOST_POINTS, Dimension, Space, read_space, too_many
 from llmforge.diagnostics import ConfigRefused, Diagnostic, refuse_on_error
-from llmforge.origins import Origins
+from llmforge.origins import Origin, Origins
 from llmforge.schema.sweep import SearchSweep, SweepSpec
 from llmforge.sweep.objectives import Objective, evaluations_of, pruning_faults, resolve
 from llmforge.sweep.storage import storage_faults
@@ -99,7 +100,7 @@ def define(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> 
     found += [*space.diagnostics, *about_sweep, *(f for f in faults if f not in about_sweep)]
     if spec is None:
         # what is wrong with the section itself; the rest is told when it is mended
-        raise ConfigRefused(list(dict.fromkeys(found)))
+        raise ConfigRefused([d for place, d in enumerate(found) if d not in found[:place]])
     assert isinstance(spec, SweepSpec)  # noqa: S101 - what the section's registry holds
     space = read_space(overrides, spec.space, library)
     found += [d for d in space.diagnostics if d not in found]
@@ -137,8 +138,19 @@ def define(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> 
 
 
 def _of_space(space: Space, spec: SweepSpec, origins: Origins) -> list[Diagnostic]:
-    found: list[Diagnostic] = []
-    if not space.dimensions and not any(d.code == "LF710" for d in space.diagnostics):
+    found = [
+        Diagnostic(
+            "LF710",
+            f"`{one.text}` varies the sweep itself, and not what it runs",
+            key=one.key.lstrip("+~"),
+            origins=(Origin("override", one.text),),
+            notes=("two ways to sweep are two commands",),
+            hint=f"{one.key}={(one.values or ('auto',))[0]}",
+        )
+        for one in space.dimensions
+        if _is_about_sweep(one.text)
+    ]
+    if not space.dimensions and not space.diagnostics:
         found.append(
             Diagnostic(
                 "LF710",
@@ -150,6 +162,8 @@ def _of_space(space: Space, spec: SweepSpec, origins: Origins) -> list[Diagnosti
             )
         )
     if not isinstance(spec, SearchSweep):
+        if math.prod(len(one.values) or 1 for one in space.dimensions) > MOST_POINTS:
+            found.append(too_many("sweep.space"))
         found += [
             Diagnostic(
                 "LF712",

@@ -103,16 +103,19 @@ class SweepFolder:
         """Hold the folder while trials are driven.
 
         Raises:
-            ConfigRefused: LF714, another process drives this sweep.
+            ConfigRefused: another process drives this sweep (LF714), the folder cannot be made or
+                written to (LF717).
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _locked(handle):
                 who = os.read(handle, 32).decode(errors="replace").strip()
                 raise ConfigRefused([_driven(self.path, who)])
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            with self._writing():
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
             os.close(handle)
@@ -130,10 +133,18 @@ class SweepFolder:
         return False
 
     def _replace(self, path: Path, text: str) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(path)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ConfigRefused([unwritable(self.path, error)]) from error
 
 
 def _locked(handle: int) -> bool:
@@ -171,6 +182,17 @@ def _driven(path: Path, who: str) -> Diagnostic:
         "this sweep is being driven" + (f" by process {who}" if who else ""),
         notes=(f"in {path}",),
         hint=f"kill {who}" if who else None,
+    )
+
+
+def unwritable(path: Path, error: OSError) -> Diagnostic:
+    """LF717: no folder, no right, or no room."""
+    return Diagnostic(
+        "LF717",
+        f"the sweep's folder {path} cannot be written to: {error.strerror or error}",
+        key="sweep.folder",
+        notes=("what its trials have done stands in their folders; the same command goes on",),
+        hint="sweep.folder=multirun",
     )
 
 

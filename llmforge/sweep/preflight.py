@@ -33,6 +33,9 @@ from llmforge.sweep.price import history, price
 FEWEST_PER_PROCESS = 40
 """Points that are worth a process of their own: half a second's work."""
 
+LONGEST_NOTE = 300
+"""Characters of a point's values in a note."""
+
 
 class State(StrEnum):
     """What is known of a point before anything is started."""
@@ -230,7 +233,7 @@ def refusals(points: Iterable[Point]) -> list[Diagnostic]:
             f"{len(some)} of the sweep's points cannot work: {reasons[0]}",
             notes=(
                 *reasons[1:],
-                "for example " + " ".join(f"{k}={v}" for k, v in some[0].values.items()),
+                "for example " + shorten(" ".join(f"{k}={v}" for k, v in some[0].values.items())),
                 *(f"by itself it would need {hint}" for hint in some[0].hints),
             ),
             hint="sweep.refused=skip",
@@ -265,6 +268,11 @@ def same_for_all(definition: Definition, points: Sequence[Point]) -> list[Diagno
                 hint = f"{hint.removesuffix(value)}={one.text.partition('=')[2]}"
         found.append(replace(error, origins=origins, hint=hint))
     return found
+
+
+def shorten(text: str) -> str:
+    """A text for a note, whatever its length."""
+    return text if len(text) <= LONGEST_NOTE else f"{text[: LONGEST_NOTE - 3]}..."
 
 
 def _worst(memory: Any) -> int | None:

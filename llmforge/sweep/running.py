@@ -22,7 +22,7 @@ from llmforge.diagnostics import ConfigRefused, Diagnostic, Severity
 from llmforge.plan import Plan
 from llmforge.run.folder import RunBusy, RunFolder
 from llmforge.run.status import Status
-from llmforge.sweep.folder import SweepFolder
+from llmforge.sweep.folder import SweepFolder, unwritable
 from llmforge.sweep.jobs import Launch, job_override, place_override
 from llmforge.sweep.ledger import Ledger
 from llmforge.sweep.preflight import Point, plan_of
@@ -121,7 +121,10 @@ class Running:
         place = self.folder.path / plan.run_id
         if place.is_symlink() and not place.exists():
             place.unlink()  # the run that it was a link to is gone
-        run = RunFolder.create(plan)
+        try:
+            run = RunFolder.create(plan)
+        except OSError as error:
+            raise ConfigRefused([unwritable(self.folder.path, error)]) from error
         self.ledger.begin(point, run)
         _tell_held(run)
         return run.path

@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmforge import render
-from llmforge.diagnostics import ConfigRefused, Severity, refuse_on_error
+from llmforge.compose.sweeps import is_varied
+from llmforge.diagnostics import ConfigRefused, Diagnostic, Severity, refuse_on_error
+from llmforge.origins import Origin
 from llmforge.sweep import launchers, searching, table, warm
 from llmforge.sweep.definition import Definition, define
 from llmforge.sweep.driver import drive
@@ -28,6 +30,9 @@ from llmforge.sweep.trial import Trial
 
 OWN_SWEEPER = "hydra/sweeper=llmforge"
 QUIET = "hydra/hydra_logging=none"
+
+MOST_REASONS = 10
+"""Why points are refused, told before a sweep starts; `points.jsonl` has them all."""
 
 
 @dataclass
@@ -42,6 +47,9 @@ class Session:
     to_run: int = 0
     """Trials that are left, at most."""
     swept: Swept | None = None
+    refused: ConfigRefused | None = None
+    """What ended it before its first trial, or between two: raised when Hydra is through, which
+    would show it as a fault of its own."""
 
 
 _SESSION: ContextVar[Session | None] = ContextVar("llmforge_sweep_session", default=None)
@@ -62,7 +70,7 @@ def run_sweep(
     Raises:
         ConfigRefused: the sweep itself cannot work.
     """
-    refuse_on_error(launchers.faults(overrides, config_dirs))
+    refuse_on_error([*launchers.faults(overrides, config_dirs), *_varied(overrides)])
     session = _compiled(overrides, config_dirs)
     if dry and session.space is not None:
         return 0
@@ -76,14 +84,30 @@ def run_sweep(
         code = start([OWN_SWEEPER, *quiet, *own])
     finally:
         _SESSION.reset(token)
+    if session.refused is not None:
+        raise session.refused
     if session.swept is None:
         return code or 1
     return _conclude(session.swept)
 
 
 def sweep_under_hydra(arguments: Sequence[str], launch: Launch, config: Any) -> list[Trial]:
-    """What the sweeper does; returns the trials in the order of the points."""
-    session = _SESSION.get() or _compiled(arguments, ())
+    """What the sweeper does; returns the trials in the order of the points.
+
+    Raises:
+        ConfigRefused: the sweep cannot work; only without a session, which keeps it.
+    """
+    session = _SESSION.get()
+    if session is None:
+        return _driven(_compiled(arguments, ()), launch, config)
+    try:
+        return _driven(session, launch, config)
+    except ConfigRefused as refused:
+        session.refused = refused
+        return []
+
+
+def _driven(session: Session, launch: Launch, config: Any) -> list[Trial]:
     definition, done = session.definition, 0
 
     def tell(trial: Trial) -> None:
@@ -122,6 +146,22 @@ def is_hydras(override: str) -> bool:
     return key == "hydra" or key.startswith(("hydra.", "hydra/"))
 
 
+def _varied(overrides: Sequence[str]) -> list[Diagnostic]:
+    """LF710: what configures Hydra has one value. A launcher that is none is told as such."""
+    hydras = [text for text in overrides if is_hydras(text) and not text.startswith("hydra/")]
+    return [
+        Diagnostic(
+            "LF710",
+            f"`{text}` varies the sweep itself, and not what it runs",
+            key=text.lstrip("+~").partition("=")[0],
+            origins=(Origin("override", text),),
+            notes=("two ways to sweep are two commands",),
+        )
+        for text in hydras
+        if is_varied(text)
+    ]
+
+
 def _compiled(overrides: Sequence[str], config_dirs: Sequence[str]) -> Session:
     definition = define([o for o in overrides if not is_hydras(o)], config_dirs)
     if definition.is_search:
@@ -143,7 +183,9 @@ def _compiled(overrides: Sequence[str], config_dirs: Sequence[str]) -> Session:
     told = [replace(found, severity=Severity.WARNING, hint=None) for found in refused]
     if told:
         colour = render.wants_colour(sys.stderr)
-        render.emit(render.findings_text(told, colour), sys.stderr)
+        render.emit(render.findings_text(told[:MOST_REASONS], colour), sys.stderr)
+        if len(told) > MOST_REASONS:
+            render.emit(f"... and {len(told) - MOST_REASONS:,} reasons more", sys.stderr)
     return Session(definition, points, to_run=sum(point.runs for point in points))
 
 

@@ -24,6 +24,9 @@ from llmforge.schema.run import SCALARS, Scalars
 from llmforge.sweep.definition import Definition
 from llmforge.sweep.preflight import Point, look, overrides_of
 
+WHOLE = 1e15
+"""Below it every whole number is a floating-point number."""
+
 LOWEST_SHARE = 1e-3
 """Of an interval's upper end: the lower end that is proposed where zero is not allowed."""
 
@@ -259,10 +262,14 @@ def _clipped(axis: Axis, numbers: Numbers | None) -> str | None:
         return None
     low, high = axis.low, axis.high
     step: float = 1 if axis.kind == "int" else 0
-    if numbers.high is not None:
+    if numbers.high is not None and (
+        high > numbers.high or (high == numbers.high and not numbers.high_included)
+    ):
         least_share = abs(numbers.high) * LOWEST_SHARE
         high = min(high, numbers.high - (0 if numbers.high_included else step or least_share))
-    if numbers.low is not None:
+    if numbers.low is not None and (
+        low < numbers.low or (low == numbers.low and not numbers.low_included)
+    ):
         above = 0 if numbers.low_included else step or abs(high) * LOWEST_SHARE
         low = max(low, numbers.low + above)
     if not low < high or (low, high) == (axis.low, axis.high):
@@ -271,8 +278,14 @@ def _clipped(axis: Axis, numbers: Numbers | None) -> str | None:
 
 
 def _interval(low: float, high: float, log: bool) -> str:
-    inner = f"interval({low:g},{high:g})"
+    inner = f"interval({_number(low)},{_number(high)})"
     return f"tag(log,{inner})" if log else inner
+
+
+def _number(value: float) -> str:
+    """Whole ones to the last digit, since a bound that is rounded lies outside."""
+    whole = abs(value) < WHOLE and float(value).is_integer()
+    return str(int(value)) if whole else f"{value:.12g}"
 
 
 def _everywhere(probes: Iterable[Probe]) -> list[Diagnostic]:

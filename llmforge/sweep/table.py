@@ -21,6 +21,9 @@ MOST_ROWS = 40
 LONGEST_NUMBER = 12
 """Characters of a number that are shown as they are."""
 
+LONGEST_TEXT = 48
+"""Characters of a value that are shown; `points.jsonl` has it whole."""
+
 
 def summary(points: Sequence[Point]) -> str:
     """`12 points · 3 finished before · 1 duplicate · 2 refused (LF204, LF209)`."""
@@ -39,7 +42,7 @@ def summary(points: Sequence[Point]) -> str:
     if count[State.REFUSED]:
         codes = sorted({code for point in points for code in point.codes})
         parts.append(f"{count[State.REFUSED]} refused ({', '.join(codes)})")
-    parts.append(f"{sum(point.runs for point in points)} to run")
+    parts.append(f"{sum(point.runs for point in points):,} to run")
     return " · ".join([*parts, *_total(points)])
 
 
@@ -74,7 +77,7 @@ def points_table(definition: Definition, points: Sequence[Point]) -> str:
         rows.append(
             [
                 str(point.number + 1),
-                *(point.values[key] for key in keys),
+                *(_clipped(point.values[key]) for key in keys),
                 f"{point.state.value}{_where(point)}",
                 said,
                 "" if point.steps is None else f"{point.steps:,}",
@@ -143,7 +146,11 @@ def short(value: str) -> str:
     try:
         return f"{float(value):.6g}" if len(value) > LONGEST_NUMBER else value
     except ValueError:
-        return value
+        return _clipped(value)
+
+
+def _clipped(value: str) -> str:
+    return value if len(value) <= LONGEST_TEXT else f"{value[: LONGEST_TEXT - 3]}..."
 
 
 def _many(number: int, thing: str) -> str:

@@ -47,7 +47,7 @@ def parent_tags(trial: Path, state: Mapping[str, Any]) -> dict[str, str]:
     if (trial.parent / "sweep.json").is_file():
         parent, found = read_state(trial.parent), {"llmforge.sweep": trial.parent.name}
     elif parent := _read(trial / LINK):
-        found = {"llmforge.chain": str(parent.get("name", ""))}
+        found = {"llmforge.chain": str(parent.get("name", "")), "llmforge.stage": "train"}
     else:
         return {}
     if all(parent.get(part) == state.get(part) for part in ("uri", "experiment")):

@@ -29,13 +29,13 @@ def add(verb: MakeVerb) -> None:
 
 def asked_of(parsed: argparse.Namespace, stage: str) -> Asked:
     """What the flags and overrides of a stage that makes something of a model say."""
-    from llmforge.compiler.parse import override
+    from llmforge.compiler.overlay import word
     from llmforge.refs import load_plan
     from llmforge.refs.subjects import Asked
 
     overrides = list(parsed.overrides)
     if parsed.output is not None:
-        overrides.append(override(f"{stage}.folder", parsed.output))
+        overrides.append(word(f"{stage}.folder", parsed.output))
     plan = load_plan(parsed.plan) if parsed.plan else None
     return Asked(parsed.ref, plan, parsed.checkpoint, tuple(overrides), tuple(parsed.config_dirs))
 

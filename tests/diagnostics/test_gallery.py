@@ -41,7 +41,7 @@ AT_RUN_TIME = {code for code in CODES if code[:3] in ("LF8", "LF9")} | {"LF408",
 # tests/run/test_repeat.py
 AT_RUN_TIME |= {"LF740", "LF744"}
 # of a sweep's folder and of its trials: tests/sweep/test_driver.py
-AT_RUN_TIME |= {"LF713", "LF714", "LF716"}
+AT_RUN_TIME |= {"LF713", "LF714", "LF716", "LF717"}
 # of a launcher at work: tests/sweep/test_launchers.py
 AT_RUN_TIME |= {"LF732"}
 # of `evaluate --run`, which needs a run with its weights: tests/run/test_measure.py

@@ -114,6 +114,7 @@ def read_in_runs(bases: Bases, folder: Path) -> Reads:
             _build(plan)
         for words in ADAPTED:
             _build(plan_of(_values(bases, folder, "data=builtin", *words)))
+        _merge(plan_of(_values(bases, folder, "data=builtin", "lora=small", "fuse.new_tokens=2")))
         whole = plan_of(_values(bases, folder, "data=builtin", *PUSHED))
         _work(whole, patch)
         _ask(whole)
@@ -157,6 +158,20 @@ def _build(plan: Plan) -> None:
     from llmforge.build.parts import build_parts
 
     build_parts(plan, _prepare(plan))
+
+
+def _merge(plan: Plan) -> None:
+    """What `llmforge fuse` does with the adapter of a finished run."""
+    from llmforge.build.load import save_final
+    from llmforge.build.parts import build_parts
+    from llmforge.run.folder import RunFolder
+    from llmforge.run.fusing import fuse_order
+    from llmforge.run.terminal import Screen
+    from llmforge.stages.fuse import fuse
+
+    run = RunFolder.create(plan)
+    save_final(plan, build_parts(plan, _prepare(plan)), run.model)
+    fuse(plan, run, fuse_order(plan, run, run.model, "tiny", 0, plan), Screen())
 
 
 def _ask(plan: Plan) -> None:

@@ -12,6 +12,7 @@ KINDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("lora", "file"): ("lora.path=lora_one.json",),
     ("model", "folder"): ("model.path=tiny",),
     ("model", "hub"): ("model=llama3_8b",),
+    ("model", "trained"): ('model.overrides=["name=base"]',),
     ("optimizer", "file"): ("optimizer.path=optimizer_one.json",),
 }
 """Kinds whose first option leaves something to say."""
@@ -23,6 +24,7 @@ BESIDES: dict[str, tuple[str, ...]] = {
     "BitsAndBytes.int8_fp16_weight": ("quantization=8bit",),
     "CheckpointSpec.best_direction": ("checkpoint=best",),
     "Device.count": ("launch=torchrun",),
+    "FuseSpec.after_training": ("lora=small",),
     "MixData.exhausted": ("data.weights={one: 0.9, two: 0.1}",),
     "OptimizerSpec.lr_adapter": ("lora=small", "optimizer.lr=auto"),
     "OptimizerSpec.lr_finetune": ("optimizer.lr=auto",),
@@ -58,6 +60,7 @@ VALUES: dict[str, list[Any] | Callable[[Any], list[Any]]] = {
     "TargetedAdapter.modules_to_save": [["lm_head"]],
     "TrainerSpec.extra": [{"ddp_timeout": 77}],
     "TokenizerSpec.chat_template": ["chatml"],
+    "TrainedModel.overrides": [["name=base", "optimizer.lr=1e-4"]],
 }
 """Field -> values that neither its type nor another option tells."""
 

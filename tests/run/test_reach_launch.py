@@ -139,7 +139,8 @@ def test_hardware_of_other_machines_is_not_looked_for_here(
     tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmforge.run.reach_launch.shutil.which", lambda _: "/usr/bin/sbatch")
-    check_here(tiny(*TWO, "hardware=h200", "hardware.count=2", "launch=slurm"))
+    gpus = ("hardware.device=cuda", "hardware.count=2", "hardware.name=GPU")
+    check_here(tiny(*TWO, *gpus, "launch=slurm"))
     with pytest.raises(ConfigRefused) as caught:
-        check_here(tiny(*TWO, "hardware=h200", "hardware.count=2", "launch=torchrun"))
+        check_here(tiny(*TWO, *gpus, "launch=torchrun"))
     assert caught.value.diagnostics[0].code == "LF408"

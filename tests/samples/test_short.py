@@ -6,7 +6,7 @@ import pytest
 
 from llmforge.samples import words
 from llmforge.samples.conversations import SKILLS, generate
-from llmforge.samples.short import SHORT, shorten
+from llmforge.samples.short import ASKED, shorten
 
 
 def test_every_answer_is_a_part_of_the_sentence():
@@ -14,21 +14,22 @@ def test_every_answer_is_a_part_of_the_sentence():
     assert {row["skill"] for row in rows} == set(SKILLS)
     for row in rows:
         for long, short in zip(row["messages"], shorten(row), strict=True):
-            assert short["content"] in long["content"]
             if short != long:
                 assert short["role"] == "assistant"
-        assert len(shorten(row)[-1]["content"]) < len(row["messages"][-1]["content"])
+                word = short["content"].removeprefix("Answer: ").removesuffix(".")
+                assert word in long["content"]
+        assert shorten(row)[-1]["content"].startswith("Answer: ")
 
 
 @pytest.mark.parametrize(
-    ("word", "answer"), [("Italy", "Rome"), (" greater than 3.", "Yes"), ("plus 7 is", "9")]
+    ("word", "answer"),
+    [("Italy", "Answer: Rome."), ("greater than 3.", "Answer: Yes."), ("plus 7 is", "Answer: 9.")],
 )
 def test_what_was_asked_for_is_left(word, answer):
     rows = [row for row in generate(0, 4000) if word in row["messages"][-1]["content"]]
     found = {shorten(row)[-1]["content"] for row in rows}
     assert answer in found
-    assert not any("." in text for text in found)
 
 
 def test_every_kind_of_question_has_its_short_answer():
-    assert set(SHORT) == set(words.ANSWERS)
+    assert set(ASKED) == set(words.ANSWERS)

@@ -169,6 +169,35 @@ def test_a_folder_of_another_sweep_is_refused(work):
     assert found.hint == "sweep.name=mine-2"
 
 
+def test_a_folder_that_cannot_be_made_is_refused(llmforge, work):
+    (work / "taken").write_text("a file", encoding="utf-8")
+    told = llmforge("sweep seed=1,2 hardware=cpu tracking=none sweep.folder=taken")
+
+    assert told.code == 2
+    assert "error[LF717]" in told.err
+    assert "Traceback" not in told.err
+    assert "cannot be written to: Not a directory" in told.err
+
+
+def test_a_disk_that_is_full_in_the_middle_is_told(work):
+    class Fills(Launcher):
+        def __call__(self, jobs: list[list[str]], first: int) -> list[None]:
+            super().__call__(jobs, first)
+            folder = trial_folder(jobs[0])
+            assert folder is not None
+            # the place of the next trial can no longer be made
+            definition = define(["hardware=cpu", "tracking=none", "seed=1,2"])
+            for point in examine(definition, grid(definition)):
+                place = folder.parent / str(point.run_id)
+                if not place.exists():
+                    place.write_text("no room", encoding="utf-8")
+            return [None]
+
+    with pytest.raises(ConfigRefused) as refused:
+        swept(Fills(), "seed=1,2")
+    assert [d.code for d in refused.value.diagnostics] == ["LF717"]
+
+
 def test_the_folder_says_what_was_found_of_each_point(work):
     found = swept(Launcher(), "trainer.global_batch=32,100", "trainer.micro_batch=16")
     folder = SweepFolder(found.definition.folder)

@@ -40,6 +40,19 @@ def test_what_kind_of_number_a_key_is_decides(work):
     ("override", "code", "message", "hint"),
     [
         (
+            "seed=interval(1,1e30)",
+            "LF720",
+            "the interval of `seed`, 1 to 1e+30, whole, ends outside what it may be: "
+            "1000000000000000019884624838656",
+            "seed=interval(1,4294967295)",
+        ),
+        (
+            "optimizer.lr=interval(1e-5,inf)",
+            "LF720",
+            "the interval of `optimizer.lr`, 1e-05 to inf, ends outside what it may be: inf",
+            "optimizer.lr=interval(1e-05,10)",
+        ),
+        (
             "optimizer.lr=interval(-1,1e-2)",
             "LF720",
             "the interval of `optimizer.lr`, -1 to 0.01, ends outside what it may be: -1.0",

@@ -9,9 +9,10 @@ results that `--from` takes for granted.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from llmforge.diagnostics import ConfigRefused, Diagnostic
+from llmforge.diagnostics import ConfigRefused, Diagnostic, refuse_on_error
 from llmforge.plan import Plan
 from llmforge.run.bases import check_base
 from llmforge.run.chain.links import Link
@@ -34,7 +35,8 @@ def check_chain(plan: Plan, links: Sequence[Link], settles: bool) -> None:
 
     Raises:
         ConfigRefused: LF408, LF812, LF92x of a plan that this machine cannot run; LF513; LF625 and
-            LF984 for what is left out and was not done before; LF945, LF946 for no room to fuse.
+            LF984 for what is left out and was not done before; LF940, LF941 for an adapter that
+            cannot be merged, LF945, LF946 for no room to do it.
     """
     plans = {link.plan.run_id: link.plan for link in links if link.left_out is None}
     bases = {link.plan.run_id for link in links if link.stage != link.name}
@@ -48,11 +50,22 @@ def check_chain(plan: Plan, links: Sequence[Link], settles: bool) -> None:
         if unsettled and link.left_out is None:
             raise _unsettled(link.plan)
         if link.stage == "fuse" and link.left_out is None:
+            _check_merge(link.plan)
             _check_room(link.plan)
     own = [link for link in links if link.plan.run_id not in bases]
     first = next((link for link in own if link.left_out is None), None)
     if first is not None:
         _check_earlier(first, own)
+
+
+def _check_merge(plan: Plan) -> None:
+    """What the rules say of a merge, where it is not `fuse.after_training` that asks for it."""
+    if plan.settings["fuse"]["after_training"]:
+        return  # they have said it when the plan was made
+    from llmforge.compiler.making import making
+
+    _, found = making(plan, ["fuse.after_training=true"])
+    refuse_on_error([replace(one, hint=None) for one in found])
 
 
 def _check_room(plan: Plan) -> None:

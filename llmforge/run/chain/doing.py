@@ -66,7 +66,7 @@ def _train(plan: Plan, quiet: bool) -> Done:
     run = RunFolder(plan.run_folder)
     before = run.status() is Status.FINISHED and run.result() is not None
     # of a finished run, only what its record in MLflow may still miss is done, without a word
-    outcome = run_plan(plan, "train", quiet or before)
+    outcome = run_plan(plan, "train", quiet or before, only=True)
     if outcome.exit_code:
         return _failed(outcome)
     result = outcome.result or {}

@@ -10,14 +10,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.plan import Plan
 from llmforge.run.chain import telling
 from llmforge.run.chain.clearing import check_chain
-from llmforge.run.chain.doing import Done, do
+from llmforge.run.chain.doing import WITH_TRAINING, Done, do
 from llmforge.run.chain.ledger import Entry, Ledger
 from llmforge.run.chain.links import Link, Stage, links
 from llmforge.run.chain.recording import recorded
@@ -104,6 +104,8 @@ def _loop(
         news()
         screen.say(telling.beginning(entry, number, total))
         done = do(link, quiet)
+        if done.why == WITH_TRAINING and ledger.found_training_of(link):
+            done = replace(done, reused=True, why="")
         seconds = round(time.monotonic() - clock, 1)
         entry = ledger.set(place, **_entry(done, link, seconds))
         news()

@@ -71,6 +71,11 @@ class Ledger:
         self.keep()
         return self.entries[number]
 
+    def found_training_of(self, link: Link) -> bool:
+        """Was the run of a link trained before this chain began?"""
+        known = {(entry.stage, entry.run_id): entry.state for entry in self.entries}
+        return known.get(("train", link.plan.run_id)) in ("found", "left out")
+
     def end(self, status: str) -> None:
         """`finished`, `failed` or `interrupted`."""
         self.status = status

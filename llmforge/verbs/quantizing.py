@@ -1,0 +1,47 @@
+"""The verb quantize: a finished model with fewer bits, and what that cost.
+
+In: a run, a folder, a registered version or a hub repository with full weights, or a run whose
+adapter was fused; or overrides whose run is finished. Out: `quantized/` and `quantize.json` in the
+run folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from llmforge.verbs import MakeVerb, tell
+from llmforge.verbs.exporting import REF_HELP, asked_of, say
+
+
+def add(verb: MakeVerb) -> None:
+    """Declare the verb."""
+    made = verb("quantize", _quantize, "pack a finished model in fewer bits, and measure the cost")
+    made.composed().flag("--plan", metavar="FILE", help="the model of this plan's run")
+    made.flag("--run", dest="ref", metavar="REF", help=REF_HELP)
+    made.flag("--checkpoint", metavar="best|last|STEP", help="of the run; default: final model")
+    made.flag("-o", "--output", metavar="FOLDER", help="default: quantized/ in the run folder")
+
+
+def _quantize(parsed: argparse.Namespace) -> int:
+    from llmforge.merging import replaced
+    from llmforge.refs.subjects import find_subject
+    from llmforge.render import emit
+    from llmforge.run.launch import run_making
+    from llmforge.run.quantizing import quantize_order
+    from llmforge.run.terminal import made
+
+    subject = find_subject(asked_of(parsed, "quantize"), say)
+    tell(subject.findings)
+    order = quantize_order(
+        subject.plan, subject.run, subject.place, subject.step, parsed.config_dirs
+    )
+    if told := replaced(subject, order):
+        say(told)
+    outcome = run_making(subject.plan, subject.run, order)
+    if outcome.diagnostic is not None:
+        tell([outcome.diagnostic])
+        return outcome.exit_code
+    if outcome.reused and outcome.result is not None:
+        say(f"it was quantized at {outcome.result['time']}; this is its record")
+        emit(made(outcome.result))
+    return outcome.exit_code
