@@ -10,8 +10,10 @@ This module knows nothing of adapters (`fusing.py`).
 from __future__ import annotations
 
 import copy
+import ctypes
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,11 +135,23 @@ def write_shards(
             shard[name] = tensor.contiguous()
         save_file(shard, str(folder / file), metadata={"format": "pt"})
         del shard, tensor
+        return_memory()
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
         (folder / SAFE_WEIGHTS[1]).write_text(text, encoding="utf-8")
     return Written(tuple(split.filename_to_tensors), int(split.metadata["total_size"]))
+
+
+def return_memory() -> None:
+    """Have the C library give freed memory back to the system.
+
+    It keeps what weights of some megabytes leave, in pieces that the next one may not fit into;
+    over a large model these came to half of its size.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def write_config(config: Any, dtype: str, untied: bool, folder: Path) -> None:

@@ -44,7 +44,11 @@ def rounded(name: str, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """
     made = value.to(dtype)
     # the two ends tell, without a table of truth values as large as the weight
-    if made.is_floating_point() and not all(map(math.isfinite, map(float, made.aminmax()))):
+    if (
+        made.is_floating_point()
+        and made.numel()
+        and not all(map(math.isfinite, map(float, made.aminmax())))
+    ):
         raise NotFinite(f"{name} does not fit {name_of(dtype)}, or holds no numbers, once merged")
     return made
 

@@ -18,7 +18,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from llmforge.build.fusing_deltas import adapted, empty, is_missing, merge_unit, rows_of, units
-from llmforge.build.fusing_files import WeightFiles, write_config, write_shards
+from llmforge.build.fusing_files import WeightFiles, return_memory, write_config, write_shards
 from llmforge.build.fusing_formats import FLOATS, commonest, kept_in_float32, rounded
 
 
@@ -145,6 +145,7 @@ class Stream:
             value = self._read(full) if is_missing(weight) else weight.detach()
             self._ready[full] = self._rounded(full, value)
         module.to("meta")  # its weights are in `_ready`, and nowhere else from now on
+        return_memory()
         return self._ready.pop(name)
 
     def _read(self, name: str) -> torch.Tensor:

@@ -70,7 +70,7 @@ def compressed_tensors(work: Work) -> Written:
     how = QuantizationArgs(
         num_bits=spec.bits,
         type="int",
-        symmetric=spec.symmetric,
+        symmetric=True,  # zero points are packed in a shape that transformers does not expect
         strategy="channel" if spec.group_size is None else "group",
         group_size=spec.group_size,
     )

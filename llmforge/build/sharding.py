@@ -57,6 +57,8 @@ def announce(plan: Plan) -> None:
 class ShardedWeights(SealedSaves):
     """A Trainer whose FSDP shards are what the plan says."""
 
+    is_fsdp_enabled: bool
+
     def create_accelerator_and_postprocess(self) -> None:
         """The library's accelerator; where it ignored FSDP, told again."""
         super().create_accelerator_and_postprocess()

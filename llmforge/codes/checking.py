@@ -46,6 +46,12 @@ CHECKING: dict[str, tuple[str, str]] = {
         "The plan was made for another machine. Compile it again here with `hardware=auto`, or "
         "run it where that machine is.",
     ),
+    "LF432": (
+        "DeepSpeed file that cannot be used",
+        "`deepspeed=file` reads a JSON object with a ZeRO stage from 1 to 3 when the plan is made. "
+        "What it says of batch sizes, accumulation, clipping, precision, optimizer and scheduler "
+        "must be the plan's, or `auto`.",
+    ),
     "LF501": (
         "data file does not exist",
         "No file is there, or it cannot be read. Paths are taken from the working folder.",

@@ -1,4 +1,4 @@
-"""Presets in the JSON files of Void-Trainer, completed to ordinary sections.
+"""Presets in JSON files, Void-Trainer's and DeepSpeed's, completed to ordinary sections.
 
 In: a draft with `optimizer: {kind: file, path: preset.json}`, or `lora` likewise. Out: the same
 with the section (and the schedule that an optimizer's preset brings) as the file says it, each
@@ -6,7 +6,8 @@ value with the file's line as its origin; what the file has no key for stands in
 of the same kind. Faults of the file become diagnostics, and the shipped option stands in, so that
 the rest is still checked.
 
-Which keys a file may have is in `preset_optimizer.py` and `preset_lora.py`.
+Which keys a file may have is in `preset_optimizer.py`, `preset_lora.py` and
+`preset_deepspeed.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmforge.compiler.preset_deepspeed import fill_deepspeed
 from llmforge.compiler.preset_lora import fill_lora
 from llmforge.compiler.preset_optimizer import fill_optimizer
 from llmforge.compose import Draft
@@ -24,4 +26,4 @@ def fill_presets(
 ) -> Draft:
     """The draft with whole sections; itself when no preset file is named."""
     options = (config_dirs, root)
-    return fill_lora(fill_optimizer(draft, options), options)
+    return fill_deepspeed(fill_lora(fill_optimizer(draft, options), options), options)

@@ -136,7 +136,7 @@ def _threads(plan: Plan) -> dict[str, str]:
     wanted = int(launch["threads"])
     if not wanted and os.environ.get("OMP_NUM_THREADS"):
         return {}
-    per_node = max(1, int(launch["processes"]) // plan.spec.launch.node_count)
+    per_node = max(1, int(launch["processes"]) // int(launch.get("nodes") or 1))
     # on other machines the cores are those that were claimed there
     there = {"ray": launch.get("cpus"), "slurm": int(launch.get("cpus") or 1) // per_node}
     each = wanted or max(1, int(there.get(launch["kind"]) or cores() // per_node))

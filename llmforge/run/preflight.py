@@ -49,7 +49,8 @@ def check_here(plan: Plan, with_base: bool = True) -> None:
                 )
             ]
         )
-    needed = int(plan.settings["launch"]["processes"]) // plan.spec.launch.node_count
+    launch = plan.settings["launch"]
+    needed = int(launch["processes"]) // int(launch.get("nodes") or 1)
     if wanted["device"] == "cuda" and needed > here["count"]:
         raise ConfigRefused(
             [

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,6 +29,9 @@ SCREEN = (".screen.out", ".screen.err")
 
 _PORTS = 20_000
 """Jobs meet at ports from here; which one follows from the job's number."""
+
+_LOOKING = 0.2
+"""Seconds between two looks at the processes."""
 
 _WAIT = 600
 """Seconds that nodes of a job wait for one another: they start together."""
@@ -68,7 +72,9 @@ class Job:
             process = subprocess.Popen(
                 command, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err
             )
-            _heed(process, folder, here.node)
+            warned = _watched(process)
+            if warned and here.node == 0 and not (folder / CANCELLED).exists():
+                _queue_again(warned)
             return process.wait()
 
     def checkpoint(self) -> Any:
@@ -86,22 +92,30 @@ def meeting_point(here: Any) -> tuple[str, int]:
     return here.hostnames[0], _PORTS + number % _PORTS
 
 
-def _heed(process: subprocess.Popen[bytes], folder: Path, node: int) -> None:
-    """A warning makes the processes save and end; then submitit does what it has to."""
+def _watched(process: subprocess.Popen[bytes]) -> int | None:
+    """Wait for the processes; a warning makes them save and end. Returns the signal, if one came.
+
+    A handler may not wait itself: it runs inside the waiting that it interrupts.
+    """
+    came: list[int] = []
+
+    def warned(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) == 1:
+            process.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, warned) for number in (signal.SIGTERM, *WARNINGS)}
+    while process.poll() is None:
+        time.sleep(_LOOKING)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return came[0] if came else None
+
+
+def _queue_again(number: int) -> None:
+    """Hand over to submitit, whose handler keeps the job, asks for its requeue and exits."""
     import submitit
 
-    requeue = signal.getsignal(submitit.JobEnvironment()._usr_sig())  # noqa: SLF001 - its handler
-    busy = False
-
-    def warned(number: int, frame: FrameType | None) -> None:
-        nonlocal busy
-        if busy or process.poll() is not None:
-            return
-        busy = True
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        if node == 0 and not (folder / CANCELLED).exists() and callable(requeue):
-            requeue(number, frame)
-
-    for number in (signal.SIGTERM, *WARNINGS):
-        signal.signal(number, warned)
+    handler = signal.getsignal(submitit.JobEnvironment()._usr_sig())  # noqa: SLF001 - its own choice
+    if callable(handler):
+        handler(number, None)

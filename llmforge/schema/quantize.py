@@ -133,6 +133,5 @@ class QuantizeCompressed(Quantizing):
     bits: Literal[4, 8]
     """Width of a weight."""
     group_size: PositiveInt | None
-    """Inputs that share a scale; it must divide each layer's. Null is one scale for a row."""
-    symmetric: bool
-    """The same range below and above zero."""
+    """Inputs that share a scale, the same above and below zero; it must divide each layer's. Null
+    is one scale for a row."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +25,7 @@ from llmforge.compiler.passes import Checked, check_draft, freeze
 from llmforge.compose.variants import Variants
 from llmforge.diagnostics import Diagnostic
 from llmforge.plan import Plan
+from llmforge.run.bases import missing
 from llmforge.run.folder import RunFolder
 from llmforge.run.residency import own_process
 from llmforge.run.status import Status
@@ -151,6 +153,13 @@ def look(definition: Definition, number: int, values: dict[str, str], checked: C
     plan = freeze(checked.context, checked.origins, checked.diagnostics, overrides)
     estimate = plan.estimate
     state, place = _before(definition, plan)
+    over = state in (State.FINISHED, State.PRUNED)
+    why = missing(plan) if plan.base is not None and not over else None
+    if why is not None:
+        codes, hints = ("LF625",), (_way_to_base(definition, plan),)
+        return Point(
+            number, values, overrides, State.REFUSED, codes=codes, reasons=(why,), hints=hints
+        )
     cost = price(plan, (str(definition.folder), definition.runs), definition.spec.speed)
     return Point(
         number,
@@ -167,6 +176,13 @@ def look(definition: Definition, number: int, values: dict[str, str], checked: C
         tokens=estimate.get("tokens_at_most"),
         apart=own_process(plan),
     )
+
+
+def _way_to_base(definition: Definition, plan: Plan) -> str:
+    """What helps a trial whose model another run trains: to look where runs lie, or to train it."""
+    if plan.settings["model"]["runs"] is None:
+        return f"model.runs={_quoted(Path(definition.runs))}"
+    return f"llmforge run {shlex.join(plan.settings['model']['overrides'])}".rstrip()
 
 
 def _before(definition: Definition, plan: Plan) -> tuple[State, str | None]:

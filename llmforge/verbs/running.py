@@ -29,6 +29,7 @@ def add(verb: MakeVerb) -> None:
 
 def _prepare(parsed: argparse.Namespace) -> int:
     from llmforge.refs import plan_to_run
+    from llmforge.run.bases import check_base
     from llmforge.run.launch import run_plan
     from llmforge.run.ready import prepared_report
     from llmforge.run.terminal import Screen
@@ -39,6 +40,7 @@ def _prepare(parsed: argparse.Namespace) -> int:
     if report is not None:
         Screen(sys.stdout, sys.stderr).tell(rows.tell(report))
         return EXIT_DONE
+    check_base(plan)  # its tokenizer lies with its weights
     outcome = run_plan(plan, "prepare", preview=parsed.preview)
     if outcome.diagnostic is not None:
         tell([outcome.diagnostic])

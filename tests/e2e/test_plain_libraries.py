@@ -34,8 +34,14 @@ chat = [{"role": "user", "content": "What is the capital of Italy?"}]
 ids = tokenizer.apply_chat_template(
     chat, add_generation_prompt=True, return_tensors="pt", return_dict=False
 )
-with torch.no_grad():
-    logits = model.eval()(ids).logits[0].double()
+def logits():
+    with torch.no_grad():
+        return model.eval()(ids).logits[0].double().tolist()
+
+plain = None
+if kind == "adapter":
+    with model.disable_adapter():
+        plain = logits()
 stop = model.generation_config.eos_token_id
 try:
     import llmforge
@@ -44,7 +50,7 @@ except ImportError:
 else:
     imported = True
 print("FOUND " + json.dumps({
-    "ids": ids[0].tolist(), "logits": logits.tolist(), "stop": stop, "imported": imported,
+    "ids": ids[0].tolist(), "logits": logits(), "plain": plain, "stop": stop, "imported": imported,
     "dtype": str(model.dtype), "peft": type(model).__name__.startswith("Peft"),
 }))
 """
@@ -99,7 +105,6 @@ def test_the_adapter_and_the_fused_model_say_the_same(trained: Path, tmp_path: P
     fuse(trained / "base", trained, tmp_path / "fused")
 
     adapter, fused = read("adapter", trained), read("model", tmp_path / "fused")
-    base = read("model", trained / "base")
 
     assert not adapter["imported"]
     assert not fused["imported"]
@@ -107,13 +112,14 @@ def test_the_adapter_and_the_fused_model_say_the_same(trained: Path, tmp_path: P
     assert fused["ids"] == adapter["ids"], "the same chat template"
     stops = json.loads((trained / "generation_config.json").read_text())["eos_token_id"]
     assert fused["stop"] == stops
-    assert apart(adapter, fused) < 1e-4 < apart(base, fused)
+    assert apart(adapter["logits"], fused["logits"]) < 1e-4
+    assert apart(adapter["plain"], fused["logits"]) > 1e-3, "the base says something else"
 
 
-def apart(one: dict[str, Any], two: dict[str, Any]) -> float:
+def apart(one: list[list[float]], two: list[list[float]]) -> float:
     """Largest difference of a logit."""
     return max(
         abs(a - b)
-        for row, other in zip(one["logits"], two["logits"], strict=True)
+        for row, other in zip(one, two, strict=True)
         for a, b in zip(row, other, strict=True)
     )

@@ -176,6 +176,7 @@ def test_a_bad_merge_is_refused_and_the_good_one_stays(
     assert [path.name for path in run.path.iterdir() if path.name.startswith(".fused")] == []
 
 
+@pytest.mark.slow
 def test_a_merge_that_was_killed_leaves_the_earlier_one_and_is_done_again(run: RunFolder) -> None:
     good = files(run.path / "fused")
     work = run.path / ".fused.making"
@@ -244,7 +245,9 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_loaded(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = run.model / "base"
-    asked = lambda *words: lambda: order_of(subject(run, *words))  # noqa: E731 - many of a kind
+
+    def asked(*words: str) -> Callable[[], object]:
+        return lambda: order_of(subject(run, *words))
 
     whole = refusal(lambda: order_of(find_subject(Asked(base))))
     assert whole.startswith("LF940")

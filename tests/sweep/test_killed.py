@@ -26,7 +26,7 @@ TINY = (
     "evaluation.exact_match_rows=0 evaluation.samples=0 hardware=cpu tracking=none"
 )
 SWEEP = "sweep.name=s launch.threads=1 checkpoint.every=20"
-PATIENCE = 120.0
+PATIENCE = 300.0
 OUTPUT = "output.txt"
 """Of the newest driver."""
 

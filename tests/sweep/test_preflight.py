@@ -38,6 +38,20 @@ def test_a_grid_with_two_planted_refusals_and_one_duplicate(work):
     assert [(d.code, d.hint) for d in refusals(points)] == [("LF715", "sweep.refused=skip")]
 
 
+def test_a_model_that_another_run_trains_must_be_there(work):
+    asked = ("model=trained", 'model.overrides=["name=base"]', "seed=1,2")
+    refused = look(*asked)
+
+    assert {p.codes for p in refused} == {("LF625",)}
+    assert {p.hints for p in refused} == {("model.runs=runs",)}
+    assert {p.hints for p in look(*asked, "model.runs=runs")} == {("llmforge run name=base",)}
+
+    run = RunFolder.create(compile_plan([*SMALL, "name=base"]))
+    run.set_status(Status.FINISHED)
+    run.write_json("manifest.json", {"files": {}})
+    assert [p.state for p in look(*asked, "model.runs=runs")] == [State.NEW, State.NEW]
+
+
 def test_points_that_are_one_run_are_run_once(work):
     points = look("optimizer.lr=1e-3,0.001,2e-3", "trainer.global_batch=32,auto")
 

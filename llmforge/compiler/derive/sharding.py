@@ -8,10 +8,12 @@ by the same formulas when the model is there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llmforge.compiler.context import Context, Derived, Step
 from llmforge.schema.distributed import Zero
 
-BUFFERS = {
+BUFFERS: dict[str, tuple[str, Callable[[int], int]]] = {
     "bucket_size": ("the square of the model's width", lambda width: width * width),
     "prefetch_bucket_size": (
         "0.9 times the square of the model's width",

@@ -112,6 +112,8 @@ def _over(made: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(made)
     for key, value in more.items():
         inner = found.get(key)
-        whole = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        found[key] = _over(inner, value) if whole else value
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            found[key] = _over(inner, value)
+        else:
+            found[key] = value
     return found

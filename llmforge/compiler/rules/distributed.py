@@ -19,10 +19,11 @@ from llmforge.schema.precision import BitsAndBytes
 
 @rule("LF401", "ZeRO-3 with bitsandbytes")
 def zero3_with_bitsandbytes(context: Context) -> Iterator[Diagnostic]:
-    """ZeRO stage 3 shards weights; bitsandbytes packs them in a form that has not been shown to
-    shard, save and resume.
+    """ZeRO stage 3 shards weights, those packed by bitsandbytes as well: on CPUs each of two
+    processes was seen to hold half of their bytes, and runs to save and to go on bit for bit. On
+    GPUs, where other kernels read them, it has not been seen.
 
-    Use stage 2: with a quantized base under adapters there is little left to shard.
+    Stage 2 is the safe choice: with a quantized base under adapters there is little left to shard.
     """
     spec = context.spec
     if (
@@ -32,9 +33,10 @@ def zero3_with_bitsandbytes(context: Context) -> Iterator[Diagnostic]:
     ):
         yield Diagnostic(
             "LF401",
-            "ZeRO stage 3 over a bitsandbytes base",
+            "ZeRO stage 3 over a bitsandbytes base was seen to work on CPUs only",
+            severity=Severity.WARNING,
             key="deepspeed.stage",
-            hint="deepspeed.stage=2",
+            hint="deepspeed=stage2",
         )
 
 

@@ -1,0 +1,449 @@
+"""One, two and four GPUs: speed, memory and loss of the ways to train on several.
+
+    python benchmarks/scale.py --out results                     1B full and 8B LoRA, 1 and 2 GPUs
+    python benchmarks/scale.py --model 1b --gpus 1,2,4 --cases ddp,zero3,resume --budget 300
+    python benchmarks/scale.py --model tiny --device cpu         a rehearsal on two CPU processes
+
+In: the cases below; random weights, drawn where they are trained, and the same random rows for
+every case of a model. Global batch and micro batch are the same everywhere, so more GPUs mean less
+accumulation, and the losses of all cases must agree. Out: `results.json` and `table.md` in the
+folder `--out`, both written anew after every case: tokens/s, peak memory of each rank beside what
+the plan foretells, the largest difference to the losses of one GPU. `resume` kills every rank of a
+ZeRO-3 run with SIGKILL behind a checkpoint, goes on from it and compares losses with `zero3`.
+
+Every case has a time limit, `--limit`; none is started that would end after `--budget`. Libraries
+are imported once: ranks are forked from this process, which never touches a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import os
+import signal
+import socket
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+GIB = 2**30
+STEPS, KEPT = 8, 4
+"""Steps of a case, and the step behind which `resume` is killed."""
+SKIPPED = 3
+"""First steps, which are not timed: kernels are chosen and memory is taken."""
+
+FULL = ("lora=none", "trainer.gradient_checkpointing=true", "optimizer.lr=0.0001")
+LORA = (
+    *("lora=small", "lora.r=16", "lora.dropout=0", "trainer.gradient_checkpointing=true"),
+    "optimizer.lr=0.001",
+)
+TINY = (
+    *("model=llama3_2_1b", "model.shape.num_hidden_layers=2", "model.shape.hidden_size=128"),
+    *("model.shape.intermediate_size=256", "model.shape.num_attention_heads=4"),
+    *("model.shape.num_key_value_heads=2", "model.shape.head_dim=32"),
+    "model.shape.vocab_size=512",
+)
+MODELS: dict[str, tuple[str, ...]] = {
+    "tiny": (*TINY, *FULL, "collator.max_length=64", "trainer.micro_batch=2"),
+    "tiny_lora": (*TINY, *LORA, "collator.max_length=64", "trainer.micro_batch=2"),
+    "1b": ("model=llama3_2_1b", *FULL, "collator.max_length=2048", "trainer.micro_batch=4"),
+    "8b": ("model=llama3_8b", *LORA, "collator.max_length=2048", "trainer.micro_batch=4"),
+}
+GLOBAL = {"tiny": 8, "tiny_lora": 8, "1b": 32, "8b": 32}
+CASES: dict[str, tuple[str, ...]] = {
+    "ddp": (),
+    "zero2": ("deepspeed=stage2",),
+    "zero3": ("deepspeed=stage3",),
+    "fsdp2": ("fsdp=full_shard",),
+    "resume": ("deepspeed=stage3",),
+    "zero3_4bit": ("deepspeed=stage3", "quantization=4bit"),
+    "zero3_8bit": ("deepspeed=stage3", "quantization=8bit"),
+}
+ALONE = ("ddp",)
+"""Cases of one GPU: plain training, which the others are compared with."""
+
+COMMON = (
+    *("tracking=none", "trainer.epochs=null", f"trainer.max_steps={STEPS}"),
+    *("trainer.group_by_length=false", "data.shuffle=false", "schedule=constant"),
+    *("schedule.warmup=0", "evaluation=end", "evaluation.samples=0"),
+    *("evaluation.exact_match_rows=0", "checkpoint.every=null", "evaluation.at_start=false"),
+)
+
+
+def plan_of(model: str, case: str, gpus: int, device: str, folder: str) -> Any:
+    """The plan of a case, as `llmforge plan` makes it."""
+    from llmforge.compiler.passes import compile_plan
+
+    rows = Path(folder, "rows.jsonl")
+    rows.write_text('{"text": "a row that only makes the plan compile"}\n' * 200)
+    launch = ["launch=local"]
+    if gpus > 1:
+        launch = ["launch=torchrun", f"launch.processes={gpus}"]
+    if device != "cpu":
+        launch.append(f"hardware.count={gpus}")
+    data = (f"data.train={rows}", "data.eval_fraction=0.1", f"paths.runs={folder}")
+    overrides = [*MODELS[model], *CASES[case], "data=jsonl", *data, *COMMON]
+    return compile_plan(
+        [*overrides, f"trainer.global_batch={GLOBAL[model]}", f"hardware={device}", *launch]
+    )
+
+
+# a rank
+
+
+class Clock:
+    """Seconds between the ends of optimizer steps, and the losses."""
+
+    def __init__(self, torch: Any, kill_behind: int | None) -> None:
+        self.torch, self.kill_behind = torch, kill_behind
+        self.ends: list[float] = []
+        self.losses: dict[int, float] = {}
+        self.peak = 0
+
+    def callback(self) -> Any:
+        from transformers import TrainerCallback
+
+        clock = self
+
+        class Watching(TrainerCallback):  # type: ignore[misc]
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                del args, kwargs
+                clock.stepped(state.global_step)
+                control.should_save = clock.kill_behind is not None and (state.global_step == KEPT)
+
+            def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                del args, control, kwargs
+                if clock.kill_behind == state.global_step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                del args, control
+                logs = kwargs.get("logs") or {}
+                if "loss" in logs:
+                    clock.losses[state.global_step] = float(logs["loss"])
+
+        return Watching()
+
+    def stepped(self, step: int) -> None:
+        cuda = self.torch.cuda
+        if cuda.is_available():
+            cuda.synchronize()
+            self.peak = max(self.peak, cuda.max_memory_allocated())
+            if step == 1:
+                self.peak = 0  # whole weights, before they were sharded, are another phase
+                cuda.reset_peak_memory_stats()
+        self.ends.append(time.perf_counter())
+
+
+def rank_of_case(plan: Any, folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """Train as one rank; returns what it measured."""
+    import torch
+
+    from llmforge import registry
+    from llmforge.build.parts import Parts, data_collator
+    from llmforge.build.trainer import build_trainer
+    from llmforge.run.checkpoints import Keeper
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    model = random_model(plan, torch)
+    adapter = registry.component("lora", plan.spec.lora.kind)
+    if adapter.builder is not None:
+        model = adapter.load_builder()(plan, model)
+    samples = random_samples(plan)
+    parts = Parts(None, model, data_collator(plan, Padding()), samples, samples[:8], [])
+    clock = Clock(torch, asked.get("kill_behind"))
+    trainer = build_trainer(plan, parts, folder / "checkpoints", [clock.callback()])
+    trainer.keep_with(Keeper(folder / "checkpoints", plan))
+    trainer.args.logging_steps, trainer.args.save_strategy = 1, "no"
+    trainer.train(resume_from_checkpoint=asked.get("resume_from"))
+    seconds = [late - early for early, late in zip(clock.ends, clock.ends[1:], strict=False)]
+    return {
+        "engine": type(trainer.model_wrapped).__name__,
+        "peak_bytes": clock.peak,
+        "reserved_bytes": torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0,
+        "seconds_per_step": seconds[SKIPPED - 1 :],
+        "losses": clock.losses,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+class Padding:
+    """What a collator asks of a tokenizer."""
+
+    pad_token_id = 0
+
+
+def random_samples(plan: Any) -> list[dict[str, Any]]:
+    """Rows of full length that can be learnt: a token is followed by one of four."""
+    import numpy as np
+
+    trainer, length = plan.settings["trainer"], plan.settings["collator"]["max_length"]
+    generator = np.random.default_rng(0)
+    successors = generator.integers(1, 250, (250, 4))
+    samples = []
+    for _ in range(trainer["global_batch"] * STEPS):
+        ids = np.empty(length, dtype=np.int32)
+        ids[0] = generator.integers(1, 250)
+        for place, turn in enumerate(generator.integers(0, 4, length - 1)):
+            ids[place + 1] = successors[ids[place], turn]
+        samples.append({"input_ids": ids, "labels": ids})
+    return samples
+
+
+def random_model(plan: Any, torch: Any) -> Any:
+    """The plan's model with the same random weights on every rank."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from llmforge.build.formats import hold_parts
+    from llmforge.build.model import dtype_of
+    from llmforge.build.quantized import pack
+
+    lowered = plan.lowered["model"]
+    shape = dict(lowered.get("config") or plan.settings["model"]["shape"])
+    config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    options = {"attn_implementation": lowered["attn_implementation"]}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype_of(lowered["dtype"]), **options
+        )
+    with torch.device(device):
+        rotary = type(model.model.rotary_emb)(config=config)
+    model.to_empty(device=device)
+    model.model.rotary_emb = rotary  # what follows from the config is no weight
+    model.tie_weights()
+    for name, weight in model.named_parameters():
+        if name.endswith("norm.weight"):
+            weight.data.fill_(1.0)
+        else:
+            weight.data.normal_(std=0.02)
+    if plan.lowered.get("quantization_config") is not None:
+        model = pack(plan, model)
+        model.model.rotary_emb = rotary
+    return hold_parts(plan, model)
+
+
+# all ranks of a case
+
+
+def run_case(plan: Any, folder: Path, limit: float, asked: dict[str, Any]) -> dict[str, Any]:
+    """Fork the ranks, wait for them, kill what is left at the limit."""
+    world, port = int(plan.settings["launch"]["processes"]), free_port()
+    for old in folder.glob("rank*.json"):
+        old.unlink()
+    began = time.monotonic()
+    ranks = [fork_rank(plan, folder, asked, rank, world, port, limit) for rank in range(world)]
+    alive, ended = set(ranks), {}
+    while alive and time.monotonic() - began < limit:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            time.sleep(0.1)
+            continue
+        alive.discard(pid)
+        ended[pid] = os.waitstatus_to_exitcode(status)
+        if ended[pid] and asked.get("kill_behind") is None:
+            break  # the others would wait for it
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    found: dict[str, Any] = {"seconds": round(time.monotonic() - began, 1)}
+    files = sorted(folder.glob("rank*.json"))
+    found["ranks"] = [json.loads(file.read_text()) for file in files]
+    found["codes"] = list(ended.values())
+    if asked.get("kill_behind") is None and len(files) < world:
+        logs = sorted(folder.glob("rank*.log"), key=lambda log: log.stat().st_mtime)
+        late = " (time limit)" if time.monotonic() - began >= limit else ""
+        found["failed"] = last_words(logs) + late
+    return found
+
+
+def last_words(logs: Sequence[Path]) -> str:
+    """The last line of the log that holds a traceback, or of any."""
+    texts = [log.read_text(errors="replace") for log in logs]
+    failed = [text for text in texts if "Traceback" in text] or texts
+    lines = [line for text in failed[:1] for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no word"
+
+
+def fork_rank(
+    plan: Any, folder: Path, asked: dict[str, Any], rank: int, world: int, port: int, limit: float
+) -> int:
+    """One process of the case; its output goes to a log of its own."""
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        log = (folder / f"rank{rank}.log").open("w")
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        faulthandler.dump_traceback_later(max(1.0, limit - 2))
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        os.environ |= {name: str(value) for name, value in place.items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        if world == 1:
+            os.environ["CUDA_VISIBLE_DEVICES"] = "0"  # else the Trainer spreads over all by threads
+            for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+                del os.environ[name]
+        found = rank_of_case(plan, folder, asked)
+        (folder / f"rank{rank}.json").write_text(json.dumps(found))
+        code = 0
+    except BaseException:  # the log is all that is left of this process
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def measure(model: str, case: str, gpus: int, asked: argparse.Namespace) -> dict[str, Any]:
+    """A case as a row of the table."""
+    row: dict[str, Any] = {"model": model, "case": case, "gpus": gpus}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            plan = plan_of(model, case, gpus, asked.device, name)
+        except Exception as error:  # a refused case is a row too
+            return {**row, "failed": f"{type(error).__name__}: {error}"[:300]}
+        row["predicted_bytes"] = sum(plan.estimate["memory"]["step"].values())
+        row["tokens_per_step"] = GLOBAL[model] * plan.settings["collator"]["max_length"]
+        more: dict[str, Any] = {}
+        if case == "resume":
+            first = run_case(plan, folder, asked.limit, {"kill_behind": KEPT})
+            row["killed"] = first["codes"]
+            kept = folder / "checkpoints" / f"checkpoint-{KEPT}"
+            if not kept.is_dir():
+                logs = sorted(folder.glob("rank*.log"))
+                return {**row, "failed": f"no checkpoint was written: {last_words(logs)}"}
+            more["resume_from"] = str(kept)
+        return {**row, **run_case(plan, folder, asked.limit, more)}
+
+
+# the table
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| model | case | GPUs | tokens/s | against one GPU | peak GiB by rank | foretold |"
+        " error | largest loss difference | note |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *(line(row, rows) for row in rows)]) + "\n"
+
+
+def line(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    """One row; what was not measured stays empty."""
+    start = f"| {row['model']} | {row['case']} | {row['gpus']} | "
+    if row.get("failed") or not row.get("ranks"):
+        return f"{start}| | | | | | {row.get('failed', 'nothing measured')} |"
+    speed, one = tokens_per_second(row), baseline(row, rows, ALONE[0], 1)
+    alone = tokens_per_second(one) if one and one is not row else None
+    peaks = [rank["peak_bytes"] for rank in row["ranks"]]
+    error = f"{row['predicted_bytes'] / max(peaks) - 1:+.1%}" if max(peaks) else ""
+    other = baseline(row, rows, "zero3", row["gpus"]) if row["case"] == "resume" else one
+    apart = difference(row, other) if other and other is not row else None
+    note = f"killed {row['killed']}" if "killed" in row else row["ranks"][0]["engine"]
+    cells = [
+        f"{speed:,.0f}" if speed else "",
+        f"{speed / alone:.2f}" if speed and alone else "",
+        " ".join(f"{peak / GIB:.2f}" for peak in peaks) if max(peaks) else "",
+        f"{row['predicted_bytes'] / GIB:.2f}",
+        error,
+        "" if apart is None else f"{apart:.2g}",
+        note,
+    ]
+    return f"{start}{' | '.join(cells)} |"
+
+
+def tokens_per_second(row: dict[str, Any]) -> float | None:
+    seconds = row["ranks"][0]["seconds_per_step"] if row.get("ranks") else []
+    return float(row["tokens_per_step"] / statistics.median(seconds)) if seconds else None
+
+
+def baseline(
+    row: dict[str, Any], rows: Sequence[dict[str, Any]], case: str, gpus: int
+) -> dict[str, Any] | None:
+    """The row that another is compared with, where it was measured."""
+    wanted = (row["model"], case, gpus)
+    return next((r for r in rows if (r["model"], r["case"], r["gpus"]) == wanted), None)
+
+
+def difference(row: dict[str, Any], other: dict[str, Any]) -> float | None:
+    """Largest difference between the losses of steps that both have."""
+    if not other.get("ranks"):
+        return None
+    here, there = row["ranks"][0]["losses"], other["ranks"][0]["losses"]
+    return max((abs(here[step] - there[step]) for step in here.keys() & there.keys()), default=None)
+
+
+def chosen(asked: argparse.Namespace) -> list[tuple[str, str, int]]:
+    """Model, case and GPUs of every row, those of one GPU first."""
+    found = []
+    for gpus in sorted(int(number) for number in asked.gpus.split(",")):
+        for model in asked.model.split(","):
+            for case in asked.cases.split(","):
+                quantized = "bit" in case and "lora=none" in MODELS[model]
+                if (gpus > 1 or case in ALONE) and not quantized:
+                    found.append((model, case, gpus))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="1b,8b", help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--gpus", default="1,2", help="numbers of GPUs, such as 1,2,4")
+    parser.add_argument("--cases", default="ddp,zero2,zero3,fsdp2,resume,zero3_4bit,zero3_8bit")
+    parser.add_argument("--budget", type=float, default=460, help="seconds for everything")
+    parser.add_argument("--limit", type=float, default=75, help="seconds for one start of a case")
+    parser.add_argument("--device", default="h200", help="option of the group `hardware`")
+    parser.add_argument("--out", type=Path, default=Path("scale-results"))
+    asked = parser.parse_args()
+    began = time.monotonic()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    surroundings(asked.device)
+    rows: list[dict[str, Any]] = []
+    for model, case, gpus in chosen(asked):
+        left = asked.budget - (time.monotonic() - began)
+        if left < min(asked.limit, 20):
+            rows.append({"model": model, "case": case, "gpus": gpus, "failed": "no time left"})
+        else:
+            asked.limit = min(asked.limit, left)
+            rows.append(measure(model, case, gpus, asked))
+        print(line(rows[-1], rows), flush=True)
+        (asked.out / "results.json").write_text(json.dumps(rows, indent=1))
+        (asked.out / "table.md").write_text(table(rows))
+    print(f"\n{table(rows)}\n{time.monotonic() - began:.0f} s in all")
+
+
+def surroundings(device: str) -> None:
+    """What a worker's environment has, and the libraries that every rank needs."""
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+    os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+    if device == "cpu":
+        os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    else:
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    import accelerate  # noqa: F401 - imported once, for all ranks
+    import peft  # noqa: F401 - as above
+    import torch  # noqa: F401 - as above
+    import transformers.trainer  # noqa: F401 - as above
+
+    import llmforge.build.trainer  # noqa: F401 - as above
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""LF430, LF431: DeepSpeed's own keys beside the plan's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llmforge.compiler.context import Context
+from llmforge.compiler.preset_deepspeed import GATHER, OWNED, SWITCHES, ZERO
+from llmforge.compiler.rules.base import rule
+from llmforge.diagnostics import Diagnostic, near
+from llmforge.schema.distributed import HARMLESS, Zero
+
+KNOWN = HARMLESS | {
+    *("communication_data_type", "seq_parallel_communication_data_type", "data_types"),
+    *("prescale_gradients", "gradient_predivide_factor", "gradient_allreduce_op"),
+    *("sparse_gradients", "disable_allgather", "compression_training", "quantize_training"),
+    *("data_efficiency", "curriculum_learning", "progressive_layer_drop", "eigenvalue"),
+    *("sparse_attention", "autotuning", "hybrid_engine", "compile", "tensor_parallel", "pipeline"),
+    *("check_overflow", "managed_gradient_accumulation", "dataloader_drop_last", "log_level"),
+    *("fp16", "bf16", "zenflow", "monitor_config"),
+}
+"""Top-level keys of DeepSpeed 0.19 that the plan does not own."""
+
+OPTIMIZERS = {"adam": "adamw", "adamw": "adamw", "lion": "lion", "sgd": "sgd", "muon": "muon"}
+"""Name in a file, small -> beginning of the plan's kind."""
+
+SCHEDULES = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
+"""Name in a file -> the plan's kind."""
+
+
+@rule("LF430", "DeepSpeed file that contradicts the plan")
+def contradicts_the_plan(context: Context) -> Iterator[Diagnostic]:
+    """Batch sizes, accumulation, clipping, precision, optimizer and schedule have one source, the
+    plan. A DeepSpeed file may say the same, or `auto`, or nothing; other numbers would be ignored
+    by one library and taken by another.
+
+    Take the file's value over by the hint, or write `"auto"` into the file.
+    """
+    zero = context.spec.deepspeed
+    if not isinstance(zero, Zero):
+        return
+    for name, claim in zero.claims.items():
+        value, place = claim["value"], claim["place"]
+        found = _compared(context, name, value)
+        if found is None or _same(value, found[1]):
+            continue
+        key, now, hint = found
+        said = "null" if value is None else str(value).lower() if value is True else value
+        yield Diagnostic(
+            "LF430",
+            f"{place}: `{name}` is {said}, and {key} is {now}",
+            key=key,
+            hint=hint or f'write "auto" for `{name}` in {place.rpartition(":")[0] or place}',
+        )
+
+
+def _same(claimed: Any, now: Any) -> bool:
+    numbers = isinstance(claimed, int | float) and isinstance(now, int | float)
+    if numbers and not isinstance(claimed, bool):
+        return bool(abs(claimed - now) <= 1e-9 * max(abs(claimed), abs(now)))
+    return bool(claimed == now)
+
+
+def _compared(context: Context, name: str, value: Any) -> tuple[str, Any, str | None] | None:
+    """The plan's key, its value and an override that takes the file's over; None for what the plan
+    has no word for."""
+    spec = context.spec
+    plain: Mapping[str, tuple[str, Any]] = {
+        "train_batch_size": ("trainer.global_batch", spec.trainer.global_batch),
+        "train_micro_batch_size_per_gpu": ("trainer.micro_batch", spec.trainer.micro_batch),
+        "gradient_accumulation_steps": ("trainer.accumulation", spec.trainer.accumulation),
+        "gradient_clipping": ("optimizer.clip_norm", spec.optimizer.clip_norm or 0.0),
+        "optimizer.params.lr": ("optimizer.lr", spec.optimizer.lr),
+        "scheduler.params.warmup_max_lr": ("optimizer.lr", spec.optimizer.lr),
+        "scheduler.params.warmup_num_steps": (
+            "schedule.warmup",
+            getattr(spec.schedule, "warmup", None),
+        ),
+        "scheduler.params.total_num_steps": ("trainer.max_steps", context.facts.steps),
+    }
+    if name in plain:
+        key, now = plain[name]
+        return None if now is None else (key, now, f"{key}={value}")
+    section, _, rest = name.partition(".params.")
+    if section == "optimizer" and rest:
+        now = getattr(spec.optimizer, rest, None)
+        now = list(now) if isinstance(now, tuple) else now
+        return None if now is None else (f"optimizer.{rest}", now, f"optimizer.{rest}={value}")
+    return _named(context, name, value)
+
+
+def _named(context: Context, name: str, value: Any) -> tuple[str, Any, str | None] | None:
+    """What is a name or a switch, put into the file's words where they are the same."""
+    spec = context.spec
+    compute = str(spec.precision.compute)
+    if name in ("bf16.enabled", "bfloat16.enabled", "fp16.enabled"):
+        here = "float16" if name.startswith("fp16") else "bfloat16"
+        hint = f"precision={here}" if value else None
+        return None if bool(value) == (compute == here) else ("precision.compute", compute, hint)
+    if name in ("amp.enabled", "torch_autocast.enabled", "elasticity.enabled"):
+        key = "trainer.global_batch" if name.startswith("elastic") else "precision.compute"
+        now = spec.trainer.global_batch if name.startswith("elastic") else compute
+        return (key, now, None) if value else None
+    if name == "optimizer.type":
+        kind = OPTIMIZERS.get(str(value).lower())
+        fits = kind is not None and spec.optimizer.kind.startswith(kind)
+        return None if fits else ("optimizer.kind", spec.optimizer.kind, None)
+    if name == "scheduler.type":
+        fits = SCHEDULES.get(str(value)) == spec.schedule.kind
+        return None if fits else ("schedule.kind", spec.schedule.kind, None)
+    if name == f"{ZERO}.{GATHER}":
+        return ("deepspeed.stage", "to be saved with whole weights", None) if not value else None
+    return None
+
+
+@rule("LF431", "unknown or owned key of DeepSpeed")
+def odd_key(context: Context) -> Iterator[Diagnostic]:
+    """DeepSpeed takes a misspelt key without a word and does not do what it says. And a key that
+    the plan owns (batch sizes, clipping, precision, optimizer, scheduler) has its place there: in
+    `deepspeed.more` it would stand against the plan.
+    """
+    zero = context.spec.deepspeed
+    if not isinstance(zero, Zero):
+        return
+    for name, value in zero.more.items():
+        if name in OWNED or (
+            name in SWITCHES and isinstance(value, Mapping) and "enabled" in value
+        ):
+            yield Diagnostic(
+                "LF431",
+                f"`{name}` belongs to the plan, which makes DeepSpeed's JSON from it",
+                key=f"deepspeed.more.{name}",
+                hint=f"~deepspeed.more.{name}",
+            )
+        elif name not in KNOWN:
+            guess = near(name, sorted(KNOWN | OWNED | {ZERO}), 1)
+            yield Diagnostic(
+                "LF431",
+                f"DeepSpeed has no key `{name}`",
+                key=f"deepspeed.more.{name}",
+                notes=(f"did you mean `{guess[0]}`?",) if guess else (),
+                hint=f"~deepspeed.more.{name}",
+            )
