@@ -11,8 +11,7 @@ folder `--out`, both written anew after every case: tokens/s, peak memory of eac
 the plan foretells, the largest difference to the losses of one GPU. `resume` kills every rank of a
 ZeRO-3 run with SIGKILL behind a checkpoint, goes on from it and compares losses with `zero3`.
 
-Every case has a time limit, `--limit`; none is started that would end after `--budget`. Libraries
-are imported once: ranks are forked from this process, which never touches a GPU.
+Every case has a time limit, `--limit`; none is started that would end after `--budget`.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ import os
 import signal
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "1b": ("model=llama3_2_1b", *FULL, "collator.max_length=2048", "trainer.micro_batch=4"),
     "8b": ("model=llama3_8b", *LORA, "collator.max_length=2048", "trainer.micro_batch=4"),
 }
-GLOBAL = {"tiny": 8, "tiny_lora": 8, "1b": 32, "8b": 32}
+GLOBAL = {"tiny": 8, "tiny_lora": 8, "1b": 32, "8b": 16}
 CASES: dict[str, tuple[str, ...]] = {
     "ddp": (),
     "zero2": ("deepspeed=stage2",),
@@ -151,7 +150,7 @@ def rank_of_case(plan: Any, folder: Path, asked: dict[str, Any]) -> dict[str, An
     from llmforge.run.checkpoints import Keeper
 
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     model = random_model(plan, torch)
     adapter = registry.component("lora", plan.spec.lora.kind)
     if adapter.builder is not None:
@@ -235,29 +234,26 @@ def random_model(plan: Any, torch: Any) -> Any:
 
 
 def run_case(plan: Any, folder: Path, limit: float, asked: dict[str, Any]) -> dict[str, Any]:
-    """Fork the ranks, wait for them, kill what is left at the limit."""
+    """Start the ranks, wait for them, kill what is left at the limit."""
     world, port = int(plan.settings["launch"]["processes"]), free_port()
     for old in folder.glob("rank*.json"):
         old.unlink()
     began = time.monotonic()
-    ranks = [fork_rank(plan, folder, asked, rank, world, port, limit) for rank in range(world)]
-    alive, ended = set(ranks), {}
-    while alive and time.monotonic() - began < limit:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if not pid:
-            time.sleep(0.1)
-            continue
-        alive.discard(pid)
-        ended[pid] = os.waitstatus_to_exitcode(status)
-        if ended[pid] and asked.get("kill_behind") is None:
-            break  # the others would wait for it
-    for pid in alive:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    plan.save(folder / "plan.json")
+    ranks = [start_rank(plan, folder, asked, rank, world, port, limit) for rank in range(world)]
+    while time.monotonic() - began < limit:
+        codes = [rank.poll() for rank in ranks]
+        if None not in codes or (any(codes) and asked.get("kill_behind") is None):
+            break  # where one has failed the others would wait for it
+        time.sleep(0.1)
+    for rank in ranks:
+        if rank.poll() is None:
+            rank.kill()
+        rank.wait()
     found: dict[str, Any] = {"seconds": round(time.monotonic() - began, 1)}
     files = sorted(folder.glob("rank*.json"))
     found["ranks"] = [json.loads(file.read_text()) for file in files]
-    found["codes"] = list(ended.values())
+    found["codes"] = [rank.returncode for rank in ranks]
     if asked.get("kill_behind") is None and len(files) < world:
         logs = sorted(folder.glob("rank*.log"), key=lambda log: log.stat().st_mtime)
         late = " (time limit)" if time.monotonic() - began >= limit else ""
@@ -273,34 +269,33 @@ def last_words(logs: Sequence[Path]) -> str:
     return lines[-1][:300] if lines else "no word"
 
 
-def fork_rank(
+def start_rank(
     plan: Any, folder: Path, asked: dict[str, Any], rank: int, world: int, port: int, limit: float
-) -> int:
+) -> subprocess.Popen[bytes]:
     """One process of the case; its output goes to a log of its own."""
-    if pid := os.fork():
-        return pid
-    code = 1
-    try:
-        log = (folder / f"rank{rank}.log").open("w")
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        faulthandler.dump_traceback_later(max(1.0, limit - 2))
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        os.environ |= {name: str(value) for name, value in place.items()}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        if world == 1:
-            os.environ["CUDA_VISIBLE_DEVICES"] = "0"  # else the Trainer spreads over all by threads
-            for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-                del os.environ[name]
-        found = rank_of_case(plan, folder, asked)
-        (folder / f"rank{rank}.json").write_text(json.dumps(found))
-        code = 0
-    except BaseException:  # the log is all that is left of this process
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = dict(os.environ)
+    if world == 1:
+        environment["CUDA_VISIBLE_DEVICES"] = "0"  # else the Trainer spreads over all by threads
+    if world > 1 or plan.settings["deepspeed"]["kind"] != "none":
+        environment |= {name: str(value) for name, value in place.items()}
+    job = {**asked, "rank": rank, "limit": limit}
+    with (folder / f"rank{rank}.log").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, str(Path(__file__).resolve()), "--job", json.dumps(job), "--out",
+             str(folder)],
+            env=environment, stdout=log, stderr=log,
+        )  # fmt: skip
+
+
+def be_rank(folder: Path, job: dict[str, Any]) -> None:
+    """What a rank's own process does."""
+    from llmforge.plan import Plan
+
+    faulthandler.dump_traceback_later(max(1.0, job["limit"] - 2))
+    found = rank_of_case(Plan.load(folder / "plan.json"), folder, job)
+    (folder / f"rank{job['rank']}.json").write_text(json.dumps(found))
 
 
 def free_port() -> int:
@@ -408,10 +403,14 @@ def main() -> None:
     parser.add_argument("--gpus", default="1,2", help="numbers of GPUs, such as 1,2,4")
     parser.add_argument("--cases", default="ddp,zero2,zero3,fsdp2,resume,zero3_4bit,zero3_8bit")
     parser.add_argument("--budget", type=float, default=460, help="seconds for everything")
-    parser.add_argument("--limit", type=float, default=75, help="seconds for one start of a case")
+    parser.add_argument("--limit", type=float, default=90, help="seconds for one start of a case")
     parser.add_argument("--device", default="h200", help="option of the group `hardware`")
     parser.add_argument("--out", type=Path, default=Path("scale-results"))
+    parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.job is not None:
+        be_rank(asked.out, asked.job)
+        return
     began = time.monotonic()
     asked.out.mkdir(parents=True, exist_ok=True)
     surroundings(asked.device)
@@ -430,19 +429,13 @@ def main() -> None:
 
 
 def surroundings(device: str) -> None:
-    """What a worker's environment has, and the libraries that every rank needs."""
+    """What a worker's environment has."""
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
     os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     if device == "cpu":
         os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     else:
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
-    import accelerate  # noqa: F401 - imported once, for all ranks
-    import peft  # noqa: F401 - as above
-    import torch  # noqa: F401 - as above
-    import transformers.trainer  # noqa: F401 - as above
-
-    import llmforge.build.trainer  # noqa: F401 - as above
 
 
 if __name__ == "__main__":

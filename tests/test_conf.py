@@ -46,6 +46,10 @@ NEEDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("evaluation", "early_stopping"): ("checkpoint=best", "checkpoint.every=5%"),
     ("hub", "push"): ("hub.repository=owner/name",),
     **{
+        ("quantize", name): ("quantize.group_size=32",)  # the small model's widths are 128 and 352
+        for name in ("gptq", "gptq_8bit", "int4")
+    },
+    **{
         ("experiment", name): ("hardware=a100_80gb",)
         for name in (
             "superduper_deepspeed",
@@ -55,7 +59,11 @@ NEEDS: dict[tuple[str, str], tuple[str, ...]] = {
             "xllm_recommended",
         )
     },
-    ("fsdp", "full_shard"): ("hardware=h200", "hardware.count=2", "launch=torchrun"),
+    **{
+        ("fsdp", name): ("hardware=h200", "hardware.count=2", "launch=torchrun")
+        for name in ("full_shard", "shard_grad_op", "offload", "shard_grad_op_offload")
+    },
+    ("deepspeed", "file"): ("deepspeed.path=deepspeed.json",),
     ("optimizer", "file"): ("optimizer.path=optimizer.json",),
     ("precision", "float16"): ("hardware=t4",),
     ("quantization", "gptq"): ("model=folder", "model.path=tiny_gptq", "lora=small"),
@@ -106,6 +114,8 @@ LORA_PRESET = {
 def preset_files(bench: Path) -> None:
     (bench / "optimizer.json").write_text(json.dumps(PRESET), encoding="utf-8")
     (bench / "lora.json").write_text(json.dumps(LORA_PRESET), encoding="utf-8")
+    zero = {"zero_optimization": {"stage": 2}}
+    (bench / "deepspeed.json").write_text(json.dumps(zero), encoding="utf-8")
 
 
 def is_overlay(file: Path) -> bool:

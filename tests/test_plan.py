@@ -273,6 +273,7 @@ OPTIONS = [
     ("optimizer=adamw_8bit", "schedule=constant", "data=arrow"),
     ("optimizer=sgd", "collator=lm", "data=text"),
     ("experiment=gsm8k", "data.train=qa.jsonl", "tracking=none"),
+    ("quantize=gptq", "quantize.group_size=32"), ("quantize=bnb_4bit",), ("quantize=int8",),
     ("hardware=h200", "hardware.count=2", "launch=torchrun", "deepspeed=stage3", "data=sql"),
     ("hardware=h200", "hardware.count=2", "launch=torchrun", "fsdp=full_shard", "data=saved"),
     *(("hardware=h200", "hardware.count=2", f"launch={kind}", "data=json")
@@ -299,6 +300,7 @@ def whole(overrides: tuple[str, ...], every_kind: dict[str, tuple[str, ...]]) ->
 
 
 CANDIDATES = [
+    -1, ["a", "b"], "torch", "auto_gptq", "texts",
     True, False, None, 3, 4, 8, 16, 32, 300, 0.125, 0.25, 0.5, "auto", "x", "env:OTHER", "2GB",
     "after_build",
     "last", "all", "eager", "sdpa", "llama", "opt", "text", "messages", "right", "left", "refuse",
@@ -368,6 +370,7 @@ def test_the_options_above_hold_every_kind(compiled, every_kind):
 
     # never in a plan
     solved = {("collator", "auto"), ("hardware", "auto"), ("optimizer", "file"), ("lora", "file")}
+    solved |= {("deepspeed", "file")}
     solved |= {("quantization", "gptq")}  # needs a checkpoint that GPTQ has packed
     missing = {(s, k) for s in SECTIONS for k in kinds(s) if k not in seen[s]}
     assert missing == solved

@@ -83,8 +83,8 @@ MAY_IMPORT_LATER: dict[str, set[str]] = {
     # a reference may name anything
     "refs": {"compiler", "compose", "run", "build", "render", "track"},
     "merging": {"compiler"},  # how a setting is written
-    # the worker's half; which hardware is here; what changed since a checkpoint
-    "run": {"stages", "build", "compiler", "diff"},
+    # the worker's half; which hardware is here; what changed since a checkpoint; the fused model
+    "run": {"stages", "build", "compiler", "diff", "refs"},
     "stages": {"compiler"},  # settings of generation that a talk, or Python, changes
     "__init__": set(MAY_IMPORT),
     "cli": set(MAY_IMPORT),

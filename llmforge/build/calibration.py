@@ -1,8 +1,8 @@
 """Calibration samples: what a model reads while its layers are rounded.
 
-In: the plan to quantize by, and for other rows than the run's own the plan those are prepared by.
-Out: token ids. The run's samples are taken as they were prepared for training, token for token;
-nothing that belongs to the run is written. Which are taken is decided by the seed.
+In: prepared samples, the run's own or others, or texts. Out: token ids. The run's samples are taken
+as they were prepared for training, token for token; nothing that belongs to the run is written.
+Which are taken is decided by the seed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from llmforge.build.quantizing import NotQuantized
-from llmforge.plan import Plan
 from llmforge.schema.quantize import CalibrationSpec
 
 _KEY = "quantize.calibration"
@@ -24,14 +23,14 @@ _SHORTEST = 2
 
 
 def calibration(
-    spec: CalibrationSpec, plan: Plan, other: Plan | None, tokenizer: Any, source: Path
+    spec: CalibrationSpec, rows: Any, seed: int, tokenizer: Any, source: Path
 ) -> list[list[int]]:
     """Token ids of the chosen samples.
 
     Args:
         spec: what is asked for.
-        plan: whose training samples are taken by `source=run`.
-        other: what other rows are prepared by, for `source=data`.
+        rows: prepared samples to choose from, with a column `input_ids`; None for texts.
+        seed: chooses.
         tokenizer: of the model, for `source=texts`.
         source: folder of the model, whose config tells the context.
 
@@ -40,14 +39,12 @@ def calibration(
     """
     length = min(spec.length, context_of(source) or spec.length)
     found: Iterable[Sequence[int]]
-    if spec.source == "texts":
+    if rows is None:
         found = [tokenizer(text)["input_ids"] for text in spec.texts]
         count = len(spec.texts)
     else:
-        from llmforge.stages.prepare import prepare
-
-        rows = prepare(other if spec.source == "data" and other is not None else plan).train
-        order = np.random.RandomState(plan.spec.seed % 2**32).permutation(len(rows))
+        # RandomState: its stream is frozen across versions of numpy (NEP 19)
+        order = np.random.RandomState(seed % 2**32).permutation(len(rows))
         found = (rows[int(number)]["input_ids"] for number in order)
         count = len(rows)
     samples: list[list[int]] = []

@@ -123,9 +123,12 @@ def tokenizer_of(source: Path) -> Any:
 
 def packed_layers(folder: Path, suffixes: Sequence[str]) -> int:
     """Layers of a written folder whose weights are packed, by the names of their tensors."""
-    from llmforge.run.headers import model_headers
+    from safetensors import safe_open
 
-    found = model_headers(folder)
+    found: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            found |= set(file.keys())
     return len({n.rpartition(".")[0] for n in found if n.rpartition(".")[2] in suffixes})
 
 

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmforge.compiler.facts.quantized import quantized_base
 from llmforge.diagnostics import ConfigRefused, Diagnostic, refuse_on_error
 from llmforge.plan import Plan, canonical_digest
 from llmforge.run import making
@@ -145,6 +144,8 @@ def _full(place: Place, run: RunFolder, plan: Plan) -> Place:
 
 def _headers(folder: Path | None, plan: Plan) -> dict[str, Header]:
     """Tensors of the model; refuses one that is packed already, or cannot be read."""
+    from llmforge.compiler.facts.quantized import quantized_base
+
     assert folder is not None  # noqa: S101 - what is found has one
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from llmforge.run.labels import write_label
 from llmforge.run.making import Order
 from llmforge.run.quantizing import calibration_plan_file
 from llmforge.run.terminal import Screen
-from llmforge.schema.quantize import QuantizeGptq
+from llmforge.schema.quantize import CalibrationSpec, QuantizeGptq
 from llmforge.stages.fuse import workplace
 
 if TYPE_CHECKING:
@@ -64,10 +64,7 @@ def quantize(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[s
         other = _other_plan(run)
         rows = _rows(work, order, other)
         if isinstance(work.spec, QuantizeGptq):
-            from llmforge.build.calibration import calibration
-
-            asked = work.spec.calibration
-            work.samples = calibration(asked, plan, other, work.tokenizer, source)
+            work.samples = calibration_samples(work, work.spec.calibration, other)
         screen.say(f"measuring {order.label} on {rows.what}")
         before = _measured(source, work, rows)
         free_memory()
@@ -90,6 +87,22 @@ def quantize(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[s
         return figures
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def calibration_samples(work: Work, asked: CalibrationSpec, other: Plan | None) -> list[list[int]]:
+    """Token ids of the calibration samples: of the run's own training, of other rows, or of texts.
+
+    Args:
+        work: the plan and the model's tokenizer.
+        asked: which.
+        other: what other rows are prepared by, for `source=data`.
+    """
+    from llmforge.build.calibration import calibration
+    from llmforge.stages.prepare import prepare
+
+    plan = other if asked.source == "data" and other is not None else work.plan
+    rows = None if asked.source == "texts" else prepare(plan).train
+    return calibration(asked, rows, work.plan.spec.seed, work.tokenizer, work.source)
 
 
 def _other_plan(run: RunFolder) -> Plan | None:

@@ -246,10 +246,15 @@ def test_deepspeed_gets_every_number_of_the_plan(compiled):
             "stage": 3,
             "overlap_comm": True,
             "contiguous_gradients": True,
-            "reduce_bucket_size": 200_000_000,
-            "allgather_bucket_size": 200_000_000,
+            "reduce_scatter": True,
+            "reduce_bucket_size": 128 * 128,  # the square of the model's width
             "offload_optimizer": {"device": "cpu", "pin_memory": False},
             "offload_param": {"device": "cpu", "pin_memory": False},
+            "sub_group_size": 1_000_000_000,
+            "stage3_prefetch_bucket_size": 14_745,
+            "stage3_param_persistence_threshold": 1_280,
+            "stage3_max_live_parameters": 1_000_000_000,
+            "stage3_max_reuse_distance": 1_000_000_000,
             "stage3_gather_16bit_weights_on_model_save": True,
         },
         "zero_allow_untested_optimizer": True,
@@ -278,7 +283,47 @@ def test_fsdp_shards_and_gathers(compiled):
         "reshard_after_forward": True,
         "cpu_offload": False,
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "activation_checkpointing": False,
+        "cpu_ram_efficient_loading": False,
+        "state_dict_type": "FULL_STATE_DICT",
     }
+
+
+def test_under_fsdp_its_own_checkpointing_is_used(compiled):
+    overrides = ("fsdp=full_shard", "trainer.gradient_checkpointing=true")
+    lowered = compiled(*EIGHT, *overrides).lowered["training_arguments"]
+
+    assert lowered["fsdp_config"]["activation_checkpointing"] is True
+    assert lowered["gradient_checkpointing"] is False
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_the_first_stages_have_the_published_values(stage, compiled):
+    """Row XP1 and XP2 of the presets that users come from."""
+    overrides = (*EIGHT, f"deepspeed={stage}_offload")
+    found = compiled(*overrides).lowered["training_arguments"]["deepspeed"]
+
+    assert found["zero_optimization"] == {
+        "stage": int(stage[-1]),
+        "offload_optimizer": {"device": "cpu", "pin_memory": False},
+        "allgather_partitions": True,
+        "allgather_bucket_size": 200_000_000,
+        "overlap_comm": True,
+        "reduce_scatter": True,
+        "reduce_bucket_size": 200_000_000,
+        "contiguous_gradients": True,
+        "round_robin_gradients": True,
+    }
+
+
+def test_more_keys_are_laid_over_what_was_made(compiled):
+    zero = "zero_optimization: {zero_hpz_partition_size: 2}"
+    more = f"deepspeed.more={{aio: {{block_size: 1048576}}, {zero}}}"
+    found = compiled(*EIGHT, "deepspeed=stage3", more).lowered["training_arguments"]["deepspeed"]
+
+    assert found["aio"] == {"block_size": 1048576}
+    assert found["zero_optimization"]["zero_hpz_partition_size"] == 2
+    assert found["zero_optimization"]["stage"] == 3
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import peft
 import pytest
 import transformers
 import trl
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from llmforge.build.groups import parameter_groups
@@ -39,7 +40,7 @@ NEEDS = {
     ("model", "folder"): ("model.path=tiny",),
     ("model", "hub"): ("model.id=acme/new",),
 }
-FROM_FILES = {("optimizer", "file"), ("lora", "file")}
+FROM_FILES = {("optimizer", "file"), ("lora", "file"), ("deepspeed", "file")}
 """They take their fields from a file; what they lower to is that of the kind in it."""
 
 GROUPS = ("optimizer", "schedule", "lora", "quantization", "precision", "trainer", "evaluation",
@@ -127,6 +128,10 @@ def bind_preference(_: str, __: Any, keywords: dict[str, Any]) -> None:
     inspect.signature(trl.DPOConfig).bind(output_dir="here", **keywords)
 
 
+def bind_formats(_: str, __: Any, keywords: dict[str, Any]) -> None:
+    inspect.signature(MixedPrecisionPolicy).bind(**keywords)
+
+
 BINDS: dict[str, tuple[str, Bind]] = {
     "training_arguments": ("trainer", bind_training_arguments),
     "optimizer": ("optimizer", bind_optimizer),
@@ -137,6 +142,7 @@ BINDS: dict[str, tuple[str, Bind]] = {
     "lora_config": ("lora", bind_adapter),
     "quantization_config": ("quantization", bind_quantization),
     "trl": ("trainer", bind_preference),
+    "fsdp": ("fsdp", bind_formats),
 }
 """Part of `lowered` -> the section whose kind decides who takes it, and the check."""
 
@@ -188,6 +194,7 @@ def test_a_keyword_that_nobody_takes_is_found(part, solved):
         "optimizer": ("optimizer=sgd",),
         "schedule": ("schedule=multistep",),
         "quantization_config": ("quantization=4bit",),
+        "fsdp": ("hardware.count=8", "launch=torchrun", "fsdp=full_shard"),
         "trl": ("trainer=dpo", "data=builtin_pairs", "collator=preference"),
     }
     context = solved(*TINY, H200, "lora=small", *overrides.get(part, ()))

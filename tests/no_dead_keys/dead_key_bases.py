@@ -111,7 +111,7 @@ def section_of(section: str, option: str) -> Values:
 
 
 def make_presets(folder: Path) -> None:
-    """Two JSON presets each of an optimizer and of an adapter, which differ."""
+    """Two JSON presets each of an optimizer, an adapter and ZeRO, which differ."""
     presets: dict[str, list[Values]] = {
         "optimizer": [
             {"optimizer_name": "AdamW", "learning_rate": rate, "weight_decay": 0.1,
@@ -123,6 +123,7 @@ def make_presets(folder: Path) -> None:
              "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
             for rank in (4, 8)
         ],
+        "deepspeed": [{"zero_optimization": {"stage": stage}} for stage in (2, 3)],
     }  # fmt: skip
     for section, (one, two) in presets.items():
         (folder / f"{section}_one.json").write_text(json.dumps(one), encoding="utf-8")

@@ -81,13 +81,17 @@ def outcome(values: Values, key: str, cls: type[Spec], with_rules: bool) -> str 
     return json.dumps([settings, lowered, estimate, facts, told], sort_keys=True, default=_plain)
 
 
+PRESETS = ("optimizer", "lora", "deepspeed")
+"""Sections that a file may hold."""
+
+
 def filled(values: Values) -> Values:
     """Composed values with the sources of a mix completed and presets read from their files."""
-    kinds = [values.get(section, {}).get("kind") for section in ("data", "optimizer", "lora")]
+    kinds = [values.get(section, {}).get("kind") for section in ("data", *PRESETS)]
     if kinds[0] != "mix" and "file" not in kinds[1:]:
         return values
     origins = Origins()
-    for section in ("optimizer", "lora"):
+    for section in PRESETS:
         for key, value in leaves(values[section], section):
             # all but the path as from an option's file: what a user wrote wins over the preset
             written = key == f"{section}.path"

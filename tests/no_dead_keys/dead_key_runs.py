@@ -103,6 +103,16 @@ ADAPTED = (
 """Adapters, and a base packed after it was built."""
 
 
+PACKED = (
+    ("quantize=gptq", "model.hidden=32", "quantize.group_size=32", "quantize.calibration.samples=4",
+     "quantize.calibration.length=16", "quantize.speed_tokens=2"),
+    ("quantize=bnb_4bit", "quantize.speed_tokens=2"),
+    ("quantize=bnb_8bit", "quantize.speed_tokens=2"),
+    ("quantize=int8", "quantize.speed_tokens=2"),
+)  # fmt: skip
+"""Ways to quantize."""
+
+
 def read_in_runs(bases: Bases, folder: Path) -> Reads:
     """Carry out all the plans; who read what."""
     reads = Reads()
@@ -115,6 +125,8 @@ def read_in_runs(bases: Bases, folder: Path) -> Reads:
         for words in ADAPTED:
             _build(plan_of(_values(bases, folder, "data=builtin", *words)))
         _merge(plan_of(_values(bases, folder, "data=builtin", "lora=small", "fuse.new_tokens=2")))
+        for words in PACKED:
+            _pack(plan_of(_values(bases, folder, "data=builtin", *words)))
         whole = plan_of(_values(bases, folder, "data=builtin", *PUSHED))
         _work(whole, patch)
         _ask(whole)
@@ -172,6 +184,22 @@ def _merge(plan: Plan) -> None:
     run = RunFolder.create(plan)
     save_final(plan, build_parts(plan, _prepare(plan)), run.model)
     fuse(plan, run, fuse_order(plan, run, run.model, "tiny", 0, plan), Screen())
+
+
+def _pack(plan: Plan) -> None:
+    """What `llmforge quantize` does with the model of a finished run."""
+    from llmforge.build.load import save_final
+    from llmforge.build.parts import build_parts
+    from llmforge.refs.models import Place
+    from llmforge.run.folder import RunFolder
+    from llmforge.run.quantizing import quantize_order
+    from llmforge.run.terminal import Screen
+    from llmforge.stages.quantize import quantize
+
+    run = RunFolder.create(plan)
+    save_final(plan, build_parts(plan, _prepare(plan)), run.model)
+    place = Place(run.model, "tiny", run, plan)
+    quantize(plan, run, quantize_order(plan, run, place, 0), Screen())
 
 
 def _ask(plan: Plan) -> None:

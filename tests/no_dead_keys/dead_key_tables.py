@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 KINDS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("deepspeed", "file"): ("deepspeed.path=deepspeed_one.json",),
     ("lora", "file"): ("lora.path=lora_one.json",),
     ("model", "folder"): ("model.path=tiny",),
     ("model", "hub"): ("model=llama3_8b",),
@@ -40,7 +41,14 @@ BESIDES: dict[str, tuple[str, ...]] = {
     "TrainerSpec.compile_mode": ("trainer.compile=true",),
     "TrainerSpec.epochs_finetune": ("trainer.epochs=auto",),
     "TrainerSpec.epochs_scratch": ("model=tiny_llama", "trainer.epochs=auto"),
-    "Zero.offload_parameters": ("deepspeed=stage3",),
+    **{
+        f"Zero.{name}": ("deepspeed=stage3",)
+        for name in (
+            "max_live_parameters", "max_reuse_distance", "offload_parameters",
+            "persistence_threshold", "prefetch_bucket_size", "sub_group_size",
+        )
+    },
+    "Zero.pin_memory": ("deepspeed=stage2_offload",),
 }  # fmt: skip
 """Field -> settings beside which it means something."""
 
@@ -59,6 +67,9 @@ VALUES: dict[str, list[Any] | Callable[[Any], list[Any]]] = {
     "SqlSource.parameters": [{"most": 5}],
     "TargetedAdapter.modules_to_save": [["lm_head"]],
     "TrainerSpec.extra": [{"ddp_timeout": 77}],
+    "Zero.more": [{"steps_per_print": 7}],
+    "ZeroFile.path": ["deepspeed_two.json"],
+    "Fsdp2.wrap": [["LlamaDecoderLayer"]],
     "TokenizerSpec.chat_template": ["chatml"],
     "TrainedModel.overrides": [["name=base", "optimizer.lr=1e-4"]],
 }
@@ -77,6 +88,7 @@ CHECKED: dict[str, str] = {
     "HubSpec.repository": "beside `hub=none` it only tells that nothing is pushed there",
     "LowRank.expect_bits": "what a preset expects of `quantization`; it only refuses",
     "TargetedAdapter.expect_modules": "what the user expects of `targets`; it only refuses",
+    "Zero.claims": "what a file says of settings that the plan owns; it only refuses",
 }
 """Exceptions: fields from which nothing follows but what a refusal says."""
 
@@ -89,6 +101,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], list[Any]]] = {
     "HubSpec.repository": (("hub=none",), ["me/mine"]),
     "LowRank.expect_bits": ((), [8]),
     "TargetedAdapter.expect_modules": ((), [1000]),
+    "Zero.claims": ((), [{"train_batch_size": {"value": 7, "place": "ds.json:2"}}]),
 }  # fmt: skip
 """Exception -> settings, and values of the field, which bring the refusal about."""
 

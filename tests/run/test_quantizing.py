@@ -22,6 +22,7 @@ from llmforge.run.labels import read_label
 from llmforge.run.making import Order
 from llmforge.run.quantizing import quantize_order
 from llmforge.run.terminal import Screen
+from llmforge.stages.quantize import calibration_samples
 from llmforge.stages.quantize import quantize as stage
 
 SHAPE = ("model.hidden=32", "model.intermediate=64")
@@ -219,8 +220,7 @@ def test_a_model_that_grew_too_perplexed_is_not_kept(run: RunFolder) -> None:
 
 
 def test_calibration_on_other_rows_and_on_texts(run: RunFolder) -> None:
-    from llmforge.build.calibration import calibration
-    from llmforge.build.quantizing import NotQuantized, tokenizer_of
+    from llmforge.build.quantizing import NotQuantized, Work, tokenizer_of
     from llmforge.plan import Plan
     from llmforge.run.quantizing import calibration_plan_file
 
@@ -236,7 +236,8 @@ def test_calibration_on_other_rows_and_on_texts(run: RunFolder) -> None:
     plan = Plan.load(calibration_plan_file(run))
     spec = asked.plan.spec.quantize.calibration  # type: ignore[attr-defined]
     tokenizer = tokenizer_of(run.model)
-    found = calibration(spec, asked.plan, plan, tokenizer, run.model)
+    work = Work(asked.plan, run.model, run.path / "staged", tokenizer)
+    found = calibration_samples(work, spec, plan)
     assert len(found) == 8  # the run holds rows out, and of nine that is one
     assert "What is" in tokenizer.decode(found[0])
     assert all(len(ids) <= 32 for ids in found)
@@ -245,7 +246,7 @@ def test_calibration_on_other_rows_and_on_texts(run: RunFolder) -> None:
     asked = subject(run.path, *GPTQ, *short, "quantize.calibration.length=64")
     spec = asked.plan.spec.quantize.calibration  # type: ignore[attr-defined]
     with pytest.raises(NotQuantized) as caught:
-        calibration(spec, asked.plan, None, tokenizer, run.model)
+        calibration_samples(work, spec, None)
     assert caught.value.code == "LF966"
     assert "fewer than one block of 64" in str(caught.value)
 

@@ -105,10 +105,13 @@ def _named(context: Context, name: str, value: Any) -> tuple[str, Any, str | Non
     if name == "optimizer.type":
         kind = OPTIMIZERS.get(str(value).lower())
         fits = kind is not None and spec.optimizer.kind.startswith(kind)
-        return None if fits else ("optimizer.kind", spec.optimizer.kind, None)
+        hint = f"optimizer={kind}" if kind else None
+        return None if fits else ("optimizer.kind", spec.optimizer.kind, hint)
     if name == "scheduler.type":
-        fits = SCHEDULES.get(str(value)) == spec.schedule.kind
-        return None if fits else ("schedule.kind", spec.schedule.kind, None)
+        wanted = SCHEDULES.get(str(value))
+        hint = f"schedule={wanted}" if wanted else None
+        now = spec.schedule.kind
+        return None if wanted == now else ("schedule.kind", now, hint)
     if name == f"{ZERO}.{GATHER}":
         return ("deepspeed.stage", "to be saved with whole weights", None) if not value else None
     return None
@@ -131,7 +134,7 @@ def odd_key(context: Context) -> Iterator[Diagnostic]:
                 "LF431",
                 f"`{name}` belongs to the plan, which makes DeepSpeed's JSON from it",
                 key=f"deepspeed.more.{name}",
-                hint=f"~deepspeed.more.{name}",
+                hint=f"take `{name}` out of `deepspeed.more`",
             )
         elif name not in KNOWN:
             guess = near(name, sorted(KNOWN | OWNED | {ZERO}), 1)
@@ -139,6 +142,5 @@ def odd_key(context: Context) -> Iterator[Diagnostic]:
                 "LF431",
                 f"DeepSpeed has no key `{name}`",
                 key=f"deepspeed.more.{name}",
-                notes=(f"did you mean `{guess[0]}`?",) if guess else (),
-                hint=f"~deepspeed.more.{name}",
+                hint=f"write `{guess[0]}` for `{name}`" if guess else f"take `{name}` out",
             )

@@ -22,6 +22,7 @@ _PACKAGES = {
 }
 """Kind -> what it needs installed, and transformers to read the result."""
 _GROUPS = (128, 64, 32)
+_PACKED = 32
 _GPU_KERNELS = ("exllama_v2", "marlin", "triton")
 
 
@@ -29,25 +30,28 @@ _GPU_KERNELS = ("exllama_v2", "marlin", "triton")
 def group_does_not_divide(context: Context) -> Iterator[Diagnostic]:
     """Inputs of a layer share a scale in groups; where the last group would be short, most kernels
     do not read the result, and those that pad it give other numbers. So the group size must divide
-    the inputs of each layer that is packed; the output head is not.
+    the inputs of each layer that is packed; the output head is not. GPTQ without groups packs
+    rows by 32 numbers.
     """
     chosen, model = context.spec.quantize, context.facts.model
     if not isinstance(chosen, QuantizeGptq | QuantizeCompressed) or model is None:
         return
     group = chosen.group_size
-    if group is None or group == -1:
+    if group is None:
         return
+    if group == -1:
+        group = _PACKED  # a whole row is packed in words of so many numbers
     layers = [one for one in model.linear_modules if one.role != "head"]
     odd = next((one for one in layers if one.in_features % group), None)
     if odd is None:
         return
     fitting = [g for g in _GROUPS if g < group and all(one.in_features % g == 0 for one in layers)]
-    whole = -1 if isinstance(chosen, QuantizeGptq) else "null"
+    hint = f"quantize.group_size={fitting[0]}" if fitting else "quantize=int8"
     yield Diagnostic(
         "LF962",
         f"groups of {group} do not divide the {odd.in_features} inputs of {odd.name}",
         key="quantize.group_size",
-        hint=f"quantize.group_size={fitting[0] if fitting else whole}",
+        hint=hint,
     )
 
 

@@ -25,6 +25,11 @@ from llmforge.run.folder import RunFolder
 from llmforge.run.status import timestamp
 from llmforge.run.terminal import Screen
 
+PATIENCE = 60.0
+"""Seconds that another process may hold a run before the chain gives up."""
+_PAUSE = 1.0
+_HELD = "LF808"
+
 _ENDS = {0: "finished", 130: "interrupted"}
 
 
@@ -103,7 +108,7 @@ def _loop(
         entry = ledger.set(place, state="running", began=began)
         news()
         screen.say(telling.beginning(entry, number, total))
-        done = do(link, quiet)
+        done = _done_when_free(link, quiet, screen)
         if done.why == WITH_TRAINING and ledger.found_training_of(link):
             done = replace(done, reused=True, why="")
         seconds = round(time.monotonic() - clock, 1)
@@ -117,6 +122,20 @@ def _loop(
             # now its length is known, and with it the plans of all stages that follow
             todo = links(again(), *ends)
     return done
+
+
+def _done_when_free(link: Link, quiet: bool, screen: Screen) -> Done:
+    """Do a stage; the worker that a killed chain left behind saves its state and ends by itself."""
+    deadline, said = time.monotonic() + PATIENCE, False
+    while True:
+        done = do(link, quiet)
+        held = any(found.code == _HELD for found in done.found)
+        if not held or time.monotonic() > deadline:
+            return done
+        if not said:
+            screen.say(f"{link.name}: {done.found[0].message}; waiting for it to end")
+            said = True
+        time.sleep(_PAUSE)
 
 
 def _entry(done: Done, link: Link, seconds: float) -> dict[str, object]:
