@@ -21,7 +21,7 @@ $(STAMP): constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] < (3, 13) else f"llmforge needs Python 3.11 or 3.12, this is {v[0]}.{v[1]}; try make PYTHON=python3.11")'
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt "$(TORCH)"
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,quantize,sql,schedule-free,search,benchmarks,launchers,serve]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,quantize,compressed,sql,schedule-free,search,benchmarks,launchers,serve]'
 	touch $@
 
 # a real PostgreSQL for the tests that read from one; they are skipped where it cannot be had

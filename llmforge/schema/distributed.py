@@ -135,8 +135,5 @@ class Fsdp2(FsdpSpec):
     wrap: list[str] | Auto
     """Classes of the modules that are gathered as one, such as `[LlamaDecoderLayer]`; `auto` takes
     what the model says of itself."""
-    efficient_loading: bool
-    """Only the first process reads the weights, and the others get their shards from it: main
-    memory for one copy and not for one per process."""
     reduce_dtype: Literal["compute", "float32"]
     """Format in which gradients are summed over processes: that of the arithmetic, or float32."""

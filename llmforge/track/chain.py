@@ -107,7 +107,7 @@ class ChainRecord:
         }
         began = _ms(entry, "began")
         child, client = self._parent.child(key, str(entry["name"]), began, tags)
-        fresh = entry["state"] != "found" or client.get_run(child).info.status == "RUNNING"
+        fresh = entry["state"] != "found" or client.get_run(child).info.status != "FINISHED"
         if fresh:
             for name, value in tags.items():
                 if value:

@@ -1,7 +1,8 @@
 """Two processes on the CPU: one loss, one gradient, one final folder. Run with `pytest -m slow`.
 
-They share the gradient (DDP). accelerate shards weights on accelerators only: asked for FSDP2 on a
-CPU it trains by DDP without a word, and the worker below says so. Sharded weights need GPUs.
+They share the gradient (DDP), or weights and all (FSDP2). accelerate shards on accelerators only,
+and asked for FSDP2 on a CPU would train by DDP without a word; `build/sharding.py` sees to it, and
+the worker below says what it trained with. More engines: `test_sharding.py`.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def test_two_processes_do_what_one_does(make_plan, settings, tmp_path: Path, ask
     told = [json.loads((tmp_path / f"figures-{rank}.json").read_text()) for rank in (0, 1)]
     assert told[0] == told[1], "every process is told the same"
     *figures, engine = told[0]
-    assert engine == ["DistributedDataParallel", False], "whatever was asked for"
+    assert engine[1] is (asked == "fsdp2")
+    assert engine[0].startswith("FSDP" if asked == "fsdp2" else "DistributedDataParallel")
     for together, single in zip(figures, alone, strict=True):
         assert together["eval_tokens"] == single["eval_tokens"], "no row is counted twice"
         assert together["eval_loss"] == pytest.approx(single["eval_loss"], abs=1e-5)

@@ -284,7 +284,6 @@ def test_fsdp_shards_and_gathers(compiled):
         "cpu_offload": False,
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         "activation_checkpointing": False,
-        "cpu_ram_efficient_loading": False,
         "state_dict_type": "FULL_STATE_DICT",
     }
 

@@ -50,7 +50,6 @@ def _fsdp(context: Context, fsdp: Fsdp2) -> dict[str, Any]:
         "cpu_offload": fsdp.offload,
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         "activation_checkpointing": bool(context.spec.trainer.gradient_checkpointing),
-        "cpu_ram_efficient_loading": fsdp.efficient_loading,
         # whole weights beside the sharded optimizer state: a checkpoint that any engine reads
         "state_dict_type": "FULL_STATE_DICT",
     }

@@ -99,7 +99,7 @@ def static_memory(
         # its optimizer works on float32 copies
         half = spec.precision.compute != "float32"
         state, paged, scratch = _optimizer(model, spec, parts, counts.trainable, 4)
-        masters = 4 * counts.trainable if half else 0
+        masters = 4 * counts.trainable
         if half and not parts.quantized and _weights(spec) == "float32":
             held["weights"] = base // 2
         held |= {"optimizer_state": state, "master_weights": masters}

@@ -35,7 +35,6 @@ class Done:
     place: str = ""
     why: str = ""
     record: str = ""
-    fingerprint: str = ""
     found: tuple[Diagnostic, ...] = ()
     """What is to be told of a failure."""
 
@@ -126,7 +125,6 @@ def _made(plan: Plan, stage: making.Stage, outcome: Outcome) -> Done:
         figures,
         str(record["target"]),
         record=str(making.record_file(run, stage)),
-        fingerprint=str(record["fingerprint"]),
     )
 
 

@@ -150,7 +150,7 @@ def _entry(done: Done, link: Link, seconds: float) -> dict[str, object]:
         "figures": dict(done.figures),
         "place": done.place,
         "record": done.record,
-        "fingerprint": done.fingerprint or link.plan.stages.get(link.stage, ""),
+        "fingerprint": link.plan.stages.get(link.stage, ""),
     }
 
 
