@@ -132,7 +132,8 @@ def start_rank(
     plan: Any, folder: Path, asked: dict[str, Any], rank: int, world: int, port: int, limit: float
 ) -> subprocess.Popen[bytes]:
     """One process of the case; its output goes to a log of its own."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    place: dict[str, Any] = {"RANK": rank, "LOCAL_RANK": rank}
+    place |= {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     environment = dict(os.environ)
     if world == 1:
