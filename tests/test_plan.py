@@ -309,8 +309,9 @@ CANDIDATES = [
     "paragraph", {"human": "user"}, {"one": 1.0, "two": 2.0},
     "always", "fused", "end", "final", "adapter", "checkpoint", "every_save", "default", "max-autotune",
     "inductor", "sigmoid", "hinge", "copy", "precomputed",
-    "a:1", "static", "openmpi", "SPREAD", "local",
+    "a:1", "static", "openmpi", "SPREAD", "local", "compute",
     "original", [1, 2, 3], "steps", "linear", "10%", "gaussian", "vocabulary", "zero", "uniform",
+    {"one": {"value": 1}},
 ]  # fmt: skip
 
 

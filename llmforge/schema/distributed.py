@@ -85,7 +85,7 @@ class Zero(DeepSpeedSpec):
     """Stage 3: parameters that may be gathered at once on a device."""
     max_reuse_distance: PositiveInt
     """Stage 3: a weight that is used again within so many parameters stays gathered."""
-    more: dict[str, Any]
+    more: Annotated[dict[str, Any], Effect.NUMERICS]
     """Further keys of DeepSpeed's JSON, passed on as they are: `{aio: {block_size: 1048576}}`.
     Keys that the plan owns are refused."""
     claims: Annotated[dict[str, dict[str, Any]], Effect.BOOKKEEPING]
