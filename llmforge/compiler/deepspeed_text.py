@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from llmforge.compose.lines import key_lines
 from llmforge.diagnostics import Diagnostic
 
 LARGEST = 1_000_000
@@ -62,7 +61,7 @@ def read_deepspeed(path: str) -> DeepSpeedFile | Diagnostic:
         return fault(path, "not a JSON object of settings")
     if twice:
         return fault(path, f"`{twice[0]}` stands there twice")
-    return DeepSpeedFile(path, values, dict(_lines(text)))
+    return DeepSpeedFile(path, values, key_lines(text))
 
 
 def _once(pairs: list[tuple[str, Any]], twice: list[str]) -> dict[str, Any]:
@@ -73,24 +72,6 @@ def _once(pairs: list[tuple[str, Any]], twice: list[str]) -> dict[str, Any]:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
-
-
-def _lines(text: str) -> Iterator[tuple[str, int]]:
-    """Line of each key; JSON is YAML but for tabs, and YAML's reader remembers where it was."""
-    try:
-        root = yaml.compose(text.replace("\t", " "), Loader=yaml.SafeLoader)
-    except yaml.YAMLError:
-        return  # without lines the file's name stands alone
-    yield from _lines_below(root, "")
-
-
-def _lines_below(node: Any, prefix: str) -> Iterator[tuple[str, int]]:
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        name = f"{prefix}{key.value}"
-        yield name, key.start_mark.line + 1
-        yield from _lines_below(value, f"{name}.")
 
 
 def below(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -111,16 +111,7 @@ def _fit(plan: Plan, run: RunFolder, stage: str, launch: dict[str, Any]) -> int:
             "link": link,
         },
         backend_config=ray_worker.shared_devices(),
-        scaling_config=ScalingConfig(
-            num_workers=int(launch["processes"]),
-            use_gpu=int(launch["gpus"]) > 0,
-            resources_per_worker={
-                "CPU": launch["cpus"],
-                **({"GPU": launch["gpus"]} if launch["gpus"] else {}),
-                **launch["resources"],
-            },
-            placement_strategy=launch["placement"],
-        ),
+        scaling_config=ScalingConfig(**scaling(launch)),
         run_config=RunConfig(
             name=f"{plan.run_id}-{stage}",
             storage_path=storage_of(run, launch),
@@ -145,7 +136,21 @@ def _fit(plan: Plan, run: RunFolder, stage: str, launch: dict[str, Any]) -> int:
     return EXIT_STOPPED if run.status() is Status.INTERRUPTED else code
 
 
-def storage_of(run: RunFolder, launch: dict[str, Any]) -> str:
+def scaling(launch: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of Ray's `ScalingConfig`: how many workers, and what each needs."""
+    return {
+        "num_workers": int(launch["processes"]),
+        "use_gpu": int(launch["gpus"]) > 0,
+        "resources_per_worker": {
+            "CPU": launch["cpus"],
+            **({"GPU": launch["gpus"]} if launch["gpus"] else {}),
+            **launch["resources"],
+        },
+        "placement_strategy": launch["placement"],
+    }
+
+
+def storage_of(run: RunFolder, launch: Mapping[str, Any]) -> str:
     """Where Ray keeps its records and checkpoints."""
     storage = launch["storage"]
     if storage is None:

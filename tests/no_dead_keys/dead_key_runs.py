@@ -89,7 +89,7 @@ SHAPES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
 
 LAUNCHED = (
     ("launch=torchrun",),
-    ("launch=deepspeed",),
+    ("launch=deepspeed", "launch.hostfile=hosts", "launch.ssh_port=2222"),
     ("launch=ray",),
     ("launch=slurm", "launch.executor=local"),
 )
@@ -131,6 +131,7 @@ def read_in_runs(bases: Bases, folder: Path) -> Reads:
         _work(whole, patch)
         _ask(whole)
         _start(whole)
+        Path("hosts").write_text("localhost slots=1\n", encoding="utf-8")
         for words in LAUNCHED:
             _start(plan_of(_values(bases, folder, "data=builtin", *words)))
     return reads
@@ -219,6 +220,14 @@ def _start(plan: Plan) -> None:
     worker_environment(plan, 1)
     registry.component("launch", plan.spec.launch.kind).load_builder()(plan, Path("run"), "train")
     check_here(plan)
+    if plan.spec.launch.kind == "ray":
+        from llmforge.run import ray_driver
+        from llmforge.run.folder import RunFolder
+
+        launch = plan.settings["launch"]
+        ray_driver.connection(plan)
+        ray_driver.scaling(launch)
+        ray_driver.storage_of(RunFolder(plan.run_folder), launch)
 
 
 def _work(plan: Plan, patch: pytest.MonkeyPatch) -> None:
