@@ -58,7 +58,7 @@ def drive(run: RunFolder, stage: str) -> int:
     plan = run.plan()
     launch = plan.settings["launch"]
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(launch["wait"])
+    os.environ |= patience(launch)
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(**connection(plan))
     try:
@@ -115,10 +115,7 @@ def _fit(plan: Plan, run: RunFolder, stage: str, launch: dict[str, Any]) -> int:
         run_config=RunConfig(
             name=f"{plan.run_id}-{stage}",
             storage_path=storage_of(run, launch),
-            failure_config=FailureConfig(
-                max_failures=int(launch["max_failures"]),
-                controller_failure_limit=0,  # workers that find no place: tell, do not try for ever
-            ),
+            failure_config=FailureConfig(**failures(launch)),
         ),
     )
     try:
@@ -134,6 +131,16 @@ def _fit(plan: Plan, run: RunFolder, stage: str, launch: dict[str, Any]) -> int:
     if launch["storage"] is not None:
         fetch(launch["storage"], f"{plan.run_id}-{stage}", run)
     return EXIT_STOPPED if run.status() is Status.INTERRUPTED else code
+
+
+def patience(launch: Mapping[str, Any]) -> dict[str, str]:
+    """How long workers may take to find their places, as Ray reads it; seconds."""
+    return {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(launch["wait"])}
+
+
+def failures(launch: Mapping[str, Any]) -> dict[str, int]:
+    """Arguments of Ray's `FailureConfig`; workers that find no place are told, not tried on."""
+    return {"max_failures": int(launch["max_failures"]), "controller_failure_limit": 0}
 
 
 def scaling(launch: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_tour(work: Path):
-    pytest.importorskip("gptqmodel", reason="the extra gptq quantizes")
+    pytest.importorskip("compressed_tensors", reason="the extra compressed quantizes")
     words = [sys.executable, "-m", "llmforge", "run", "experiment=tour", "hardware=cpu"]
 
     done = subprocess.run(words, capture_output=True, text=True, check=False)

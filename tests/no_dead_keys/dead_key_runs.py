@@ -219,7 +219,12 @@ def _start(plan: Plan) -> None:
 
     worker_environment(plan, 1)
     registry.component("launch", plan.spec.launch.kind).load_builder()(plan, Path("run"), "train")
-    check_here(plan)
+    if not plan.settings["launch"].get("hostfile"):  # its hosts would be asked
+        check_here(plan)
+    if plan.spec.launch.kind == "slurm":
+        from llmforge.run import slurm
+
+        slurm.parameters(plan)
     if plan.spec.launch.kind == "ray":
         from llmforge.run import ray_driver
         from llmforge.run.folder import RunFolder
@@ -227,6 +232,8 @@ def _start(plan: Plan) -> None:
         launch = plan.settings["launch"]
         ray_driver.connection(plan)
         ray_driver.scaling(launch)
+        ray_driver.patience(launch)
+        ray_driver.failures(launch)
         ray_driver.storage_of(RunFolder(plan.run_folder), launch)
 
 
