@@ -270,6 +270,9 @@ def stage_fingerprints(
             # much a turn is decides the order of the samples
             turn = (spec.trainer.micro_batch, spec.launch.processes)
             settings |= {"trainer.workers": spec.trainer.workers, "stream.turn": turn}
+        if stage != "prepare" and spec.launch.processes != 1 and spec.trainer.group_by_length:
+            # since processes share the batches that one would see; before, each sorted its own
+            settings["trainer.group_by_length"] = "over all processes"
         found[stage] = canonical_digest(
             {"code": CODE_VERSION, "identity": parts, "settings": settings}
         )

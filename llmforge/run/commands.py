@@ -55,6 +55,12 @@ def torchrun_command(plan: Plan, folder: Path, stage: str) -> list[str]:
     )
 
 
+def waits(plan: Plan) -> bool:
+    """Does the driver stay until the run has ended? A job in a queue can be left to itself."""
+    launch = plan.settings["launch"]
+    return launch["kind"] != "slurm" or bool(launch["wait"])
+
+
 def torchrun(
     plan: Plan,
     nodes: int,

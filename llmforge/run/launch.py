@@ -25,7 +25,7 @@ from typing import Any
 from llmforge import registry
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.plan import Plan
-from llmforge.run import making, pruning, residents
+from llmforge.run import commands, making, pruning, residents
 from llmforge.run.commands import plan_of_node
 from llmforge.run.endings import EXIT_FAILED, EXIT_STOPPED, Ending, oom_kills, settle, verdict
 from llmforge.run.environment import PREVIEW, worker_environment
@@ -219,7 +219,7 @@ def _work(
         old.unlink()
     environment = worker_environment(plan, attempt, quiet) | dict(more)
     ending = _attempt(plan, run, stage, quiet, lock, environment, asked)
-    if ending.code == 0 and plan.settings["launch"].get("wait") is False:
+    if ending.code == 0 and not commands.waits(plan):
         return Outcome(run.status(), 0, run.path)  # queued: the job keeps the status
     exit_code, diagnostic = (settle if stage == "train" else verdict)(run, ending)
     if exit_code == EXIT_FAILED and not quiet and (words := last_words(run)):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.plan import Plan
-from llmforge.run import processes
+from llmforge.run import commands, processes
 from llmforge.run.endings import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from llmforge.run.folder import RunFolder
 from llmforge.run.slurm_job import CANCELLED, SCREEN, Job
@@ -55,7 +55,7 @@ def drive(run: RunFolder, stage: str) -> int:
     launch = plan.settings["launch"]
     run.write_json(RECORD, {"job": job.job_id, "executor": launch["executor"]})
     print(f"job {job.job_id} is queued; its files are in {run.path / FOLDER}", file=sys.stderr)
-    if not launch["wait"]:
+    if not commands.waits(plan):
         return EXIT_DONE
     return _wait(job, run, launch["executor"] == "local")
 

@@ -222,9 +222,15 @@ def _start(plan: Plan) -> None:
     if not plan.settings["launch"].get("hostfile"):  # its hosts would be asked
         check_here(plan)
     if plan.spec.launch.kind == "slurm":
-        from llmforge.run import slurm
+        from llmforge.run import commands, slurm
 
         slurm.parameters(plan)
+        slurm.executor_of(plan, plan.run_folder)
+        assert commands.waits(plan)
+        commands.torchrun(
+            plan, nodes=1, node_rank=0, backend="c10d", meet=("here", 1), name="x", wait=1,
+            worker=["w"],
+        )  # fmt: skip
     if plan.spec.launch.kind == "ray":
         from llmforge.run import ray_driver
         from llmforge.run.folder import RunFolder
