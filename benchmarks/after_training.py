@@ -65,7 +65,7 @@ told(began, bytes=size(base), parameters=sum(p.numel() for p in model.parameters
 """
 
 FUSE = """
-from llmforge.build.fusing import fuse
+from llmforge.build.fusing.merge import fuse
 began = time.monotonic()
 made = fuse(base, adapter, fused, shard_size="5GB")
 told(began, way=made.way, modules=made.modules, bytes=size(fused))
@@ -73,9 +73,9 @@ told(began, way=made.way, modules=made.modules, bytes=size(fused))
 
 QUANTIZE = """
 from types import SimpleNamespace
-from llmforge.build.quantized_figures import size_on_disk
-from llmforge.build.quantizing import Work
-from llmforge.build.quantizing_gptq import gptq
+from llmforge.build.quantizing.figures import size_on_disk
+from llmforge.build.quantizing.work import Work
+from llmforge.build.quantizing.gptq import gptq
 from llmforge.schema.quantize import QuantizeGptq
 
 generator = torch.Generator().manual_seed(0)

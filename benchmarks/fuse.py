@@ -54,7 +54,7 @@ seen, ended = [], threading.Event()
 """
 
 OURS = """
-from llmforge.build.fusing import fuse
+from llmforge.build.fusing.merge import fuse
 def merge():
     made = fuse(base, adapter, target, shard_size=sys.argv[2])
     assert made.way == "streamed"

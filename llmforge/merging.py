@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmforge.refs.subjects import Asked, Subject, find_subject
-from llmforge.run import making
-from llmforge.run.fusing import fuse_order
 from llmforge.run.launch import Outcome, run_making
-from llmforge.run.making import Order
+from llmforge.run.making import order as making
+from llmforge.run.making.fusing import fuse_order
+from llmforge.run.making.order import Order
 
 
 def fuse(

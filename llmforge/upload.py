@@ -19,7 +19,7 @@ from llmforge.compose import compose
 from llmforge.diagnostics import ConfigRefused, Diagnostic, Severity
 from llmforge.plan import Plan
 from llmforge.refs import run_of
-from llmforge.run import making, sealing
+from llmforge.run import sealing
 from llmforge.run.checkpoints import Checkpoint
 from llmforge.run.folder import RunFolder
 from llmforge.run.hub import folders
@@ -27,7 +27,8 @@ from llmforge.run.hub.folders import ModelFolder
 from llmforge.run.hub.order import Order
 from llmforge.run.hub.pushing import push, push_folder, warning
 from llmforge.run.hub.record import Entry
-from llmforge.run.labels import labelled_plan, read_label
+from llmforge.run.making import order as making
+from llmforge.run.making.labels import labelled_plan, read_label
 
 MADE = {folder: stage for stage, folder in making.FOLDERS.items()}
 """What may be pushed of what was made of a run's model -> the stage that makes it."""

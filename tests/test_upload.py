@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from huggingface_hub import ModelCard
 
-from llmforge.run import making
 from llmforge.run.folder import RunFolder
 from llmforge.run.hub.record import entries
-from llmforge.run.labels import LABEL, write_label
-from llmforge.run.making import FOLDERS, keep_record
+from llmforge.run.making import order as making
+from llmforge.run.making.labels import LABEL, write_label
+from llmforge.run.making.order import FOLDERS, keep_record
 
 # the hub on the loopback stands beside the tests of uploads
 sys.path.insert(0, str(Path(__file__).parent / "run"))

@@ -98,10 +98,10 @@ def find_model(
 
 
 def _made(ref: str | Path, checkpoint: str | int | None, runs: str | Path, weights: str) -> Place:
-    """What was made of a run's model; see `run/making.py`."""
+    """What was made of a run's model; see `run/making/order.py`."""
     from llmforge.refs.plans import run_of
-    from llmforge.run.labels import fault_of, read_label
-    from llmforge.run.making import FOLDERS, record
+    from llmforge.run.making.labels import fault_of, read_label
+    from llmforge.run.making.order import FOLDERS, record
 
     run = run_of(str(ref), str(runs))
     stage = next(stage for stage, folder in FOLDERS.items() if folder == weights)
@@ -214,7 +214,7 @@ def refused(
 def _of_folder(folder: Path, checkpoint: str | int | None, say: Say | None) -> Place:
     from llmforge.run import sealing
     from llmforge.run.folder import RunFolder
-    from llmforge.run.labels import read_label
+    from llmforge.run.making.labels import read_label
 
     folder = folder.absolute()
     if (folder / "plan.json").is_file() and (folder / "status.json").is_file():
@@ -243,7 +243,7 @@ def _of_folder(folder: Path, checkpoint: str | int | None, say: Say | None) -> P
 def _labelled(folder: Path, label: Mapping[str, Any]) -> Place:
     """What llmforge made of a model, wherever it lies now."""
     from llmforge.run.folder import RunFolder
-    from llmforge.run.labels import fault_of, labelled_plan
+    from llmforge.run.making.labels import fault_of, labelled_plan
 
     if fault := fault_of(folder, label):
         raise refused("LF863", f"the {label['stage']} result in {folder} is broken: {fault}")

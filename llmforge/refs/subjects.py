@@ -109,7 +109,7 @@ def _placed(asked: Asked, say: Say | None) -> Place:
         named = _REPOSITORY.fullmatch(text)
         if named is None or missing.diagnostics[0].code != "LF863":
             raise
-        from llmforge.run.originals import fetch
+        from llmforge.run.making.originals import fetch
 
         folder, label = fetch(named["name"], named["revision"], "LF863", "model", "llmforge runs")
         return Place(folder, label)
@@ -145,8 +145,8 @@ def _own_plan(place: Place, overrides: Sequence[str], config_dirs: Sequence[str]
     """A plan for a model that came without one: around its weights, or around an adapter's base."""
     from llmforge.compiler.facts.model import VOCABULARY_FILES
     from llmforge.compiler.making import plan_of_folder
-    from llmforge.run.making import source_digest
-    from llmforge.run.originals import CONFIG, find_original
+    from llmforge.run.making.order import source_digest
+    from llmforge.run.making.originals import CONFIG, find_original
 
     assert place.folder is not None  # noqa: S101 - only a plan's untrained model has none
     folder = weights = place.folder

@@ -15,7 +15,7 @@ from llmforge.plan import Plan
 def missing(plan: Plan) -> str | None:
     """Why the model of a plan cannot be read yet; None where it can, or where no run trains it."""
     from llmforge.run.folder import RunFolder
-    from llmforge.run.making import decisive, record
+    from llmforge.run.making.order import decisive, record
     from llmforge.run.status import Status
 
     base = plan.base_plan

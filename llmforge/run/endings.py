@@ -16,7 +16,7 @@ from typing import Any
 from llmforge.diagnostics import Diagnostic
 from llmforge.origins import Origin
 from llmforge.run.folder import RunFolder
-from llmforge.run.ranks import failures
+from llmforge.run.starting.ranks import failures
 from llmforge.run.status import Status
 
 EXIT_DONE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130

@@ -25,15 +25,17 @@ from typing import Any
 from llmforge import registry
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.plan import Plan
-from llmforge.run import commands, making, pruning, residents
-from llmforge.run.commands import plan_of_node
+from llmforge.run import pruning, residents
 from llmforge.run.endings import EXIT_FAILED, EXIT_STOPPED, Ending, oom_kills, settle, verdict
 from llmforge.run.environment import PREVIEW, worker_environment
 from llmforge.run.folder import RunBusy, RunFolder
-from llmforge.run.making import Order
-from llmforge.run.ranks import last_words
+from llmforge.run.making import order as making
+from llmforge.run.making.order import Order
 from llmforge.run.residents import Started
 from llmforge.run.signals import WARNINGS
+from llmforge.run.starting import commands
+from llmforge.run.starting.commands import plan_of_node
+from llmforge.run.starting.ranks import last_words
 from llmforge.run.status import Status
 from llmforge.track.sync import complete, is_complete
 
@@ -96,7 +98,7 @@ def run_plan(
 
 def _fused(plan: Plan, trained: Outcome, quiet: bool) -> Outcome:
     """What came of a training and of the merge after it."""
-    from llmforge.run.fusing import fuse_after  # which starts workers by this module
+    from llmforge.run.making.fusing import fuse_after  # which starts workers by this module
 
     try:
         fused = fuse_after(plan, quiet)

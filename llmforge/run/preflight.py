@@ -12,10 +12,10 @@ from __future__ import annotations
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.plan import Plan
 from llmforge.run.bases import check_base
-from llmforge.run.commands import is_elsewhere
 from llmforge.run.hub import check_push
 from llmforge.run.reach import check_hub
-from llmforge.run.reach_launch import check_launch
+from llmforge.run.starting.commands import is_elsewhere
+from llmforge.run.starting.reach_launch import check_launch
 
 
 def check_here(plan: Plan, with_base: bool = True) -> None:

@@ -228,7 +228,7 @@ def figures(found: Mapping[str, Any]) -> str:
 
 def made(found: Mapping[str, Any]) -> str:
     """What was made of a model: its folder, its summary, or else its figures one a line."""
-    from llmforge.run.making import numbers
+    from llmforge.run.making.order import numbers
 
     lines = list(found.get("summary") or ())
     lines = lines or [f"{name:<28}{value:,.6g}" for name, value in numbers(found).items()]

@@ -19,14 +19,15 @@ from typing import Any
 
 from llmforge import plugins, registry
 from llmforge.plan import Plan
-from llmforge.run import environment, ranks, terminal
-from llmforge.run.agreement import agree, leave
+from llmforge.run import environment, terminal
 from llmforge.run.endings import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from llmforge.run.failures import diagnose, leaves_process_sound
 from llmforge.run.folder import RunFolder
 from llmforge.run.pruning import RunPruned
 from llmforge.run.records import keep_records
 from llmforge.run.signals import StopFlag, StopRequested, stop_with
+from llmforge.run.starting import ranks
+from llmforge.run.starting.agreement import agree, leave
 from llmforge.run.status import Status, timestamp
 from llmforge.track.protocol import NullTracker, Tracker
 
@@ -202,7 +203,7 @@ class Worker:
 
     def _make(self, stage: Any) -> None:
         """Make something of the run's model; the run's plan, status and result stay."""
-        from llmforge.run import making
+        from llmforge.run.making import order as making
 
         order = making.Order.received()
         assert order is not None  # noqa: S101 - the driver sends one with these stages

@@ -1,6 +1,7 @@
 """Schema of the section `fuse`: an adapter merged into its base, with proof.
 
-In: nothing. Out: `FuseSpec`. The merging is `build/fusing.py`'s, the proof `build/parity.py`'s.
+In: nothing. Out: `FuseSpec`. Merging is done in `build/fusing/merge.py`, the proof in
+`build/fusing/parity.py`.
 """
 
 from __future__ import annotations

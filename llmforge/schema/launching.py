@@ -2,7 +2,7 @@
 
 In: nothing. Out: one spec for each launcher. How many processes there are in all (the world size)
 decides the batch arithmetic and with it the result; everything else here is bookkeeping. The
-commands are built in `run/commands.py`.
+commands are built in `run/starting/commands.py`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class LaunchSpec(Spec):
         return found if isinstance(found, int) else 1
 
 
-@register("launch", "local", "llmforge.run.commands:local_command")
+@register("launch", "local", "llmforge.run.starting.commands:local_command")
 class LocalLaunch(LaunchSpec):
     """One process on one device."""
 
     kind: Literal["local"]
 
 
-@register("launch", "torchrun", "llmforge.run.commands:torchrun_command")
+@register("launch", "torchrun", "llmforge.run.starting.commands:torchrun_command")
 class TorchrunLaunch(LaunchSpec):
     """One process per device, started by torchrun; with several nodes, the same command on each."""
 
@@ -69,7 +69,7 @@ class TorchrunLaunch(LaunchSpec):
     """How often all processes are started again, from the newest checkpoint, when one has died."""
 
 
-@register("launch", "deepspeed", "llmforge.run.commands:deepspeed_command")
+@register("launch", "deepspeed", "llmforge.run.starting.commands:deepspeed_command")
 class DeepSpeedLaunch(LaunchSpec):
     """DeepSpeed's own launcher: one command reaches all hosts of a hostfile, by SSH."""
 
@@ -86,7 +86,7 @@ class DeepSpeedLaunch(LaunchSpec):
     """Port of the first host at which the processes meet; `auto` is a free one (one node)."""
 
 
-@register("launch", "ray", "llmforge.run.commands:ray_command")
+@register("launch", "ray", "llmforge.run.starting.commands:ray_command")
 class RayLaunch(LaunchSpec):
     """Ray Train: one Ray worker per process, on a cluster that runs or that is started for it."""
 
@@ -111,7 +111,7 @@ class RayLaunch(LaunchSpec):
     """Seconds to wait for a cluster, and for the workers to be placed on it."""
 
 
-@register("launch", "slurm", "llmforge.run.commands:slurm_command")
+@register("launch", "slurm", "llmforge.run.starting.commands:slurm_command")
 class SlurmLaunch(LaunchSpec):
     """A Slurm job, submitted through submitit; on each node torchrun starts a process per device.
 

@@ -81,7 +81,7 @@ class CalibrationSpec(Spec):
     samples together must have as many tokens, or one model's context if that is shorter."""
 
 
-@register("quantize", "gptq", "llmforge.build.quantizing_gptq:gptq")
+@register("quantize", "gptq", "llmforge.build.quantizing.gptq:gptq")
 class QuantizeGptq(Quantizing):
     """GPTQ (arXiv:2210.17323): the linear layers of all blocks, rounded column by column so that
     the outputs on calibration samples change least."""
@@ -109,7 +109,7 @@ class QuantizeGptq(Quantizing):
     calibration: CalibrationSpec
 
 
-@register("quantize", "bitsandbytes", "llmforge.build.quantizing_packed:bitsandbytes")
+@register("quantize", "bitsandbytes", "llmforge.build.quantizing.packed:bitsandbytes")
 class QuantizeBitsAndBytes(Quantizing):
     """bitsandbytes, saved packed: no calibration, and only PyTorch reads it."""
 
@@ -124,7 +124,7 @@ class QuantizeBitsAndBytes(Quantizing):
     """8-bit only: activations above this magnitude are computed in 16 bits."""
 
 
-@register("quantize", "compressed_tensors", "llmforge.build.quantizing_packed:compressed_tensors")
+@register("quantize", "compressed_tensors", "llmforge.build.quantizing.packed:compressed_tensors")
 class QuantizeCompressed(Quantizing):
     """Integers rounded to the nearest, in the open format of compressed-tensors: no calibration;
     the same file loads on CPU and GPU, and in vLLM."""

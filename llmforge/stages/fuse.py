@@ -5,7 +5,7 @@ and label, and the figures for the record. Everything is made in a folder beside
 is renamed when the proof has passed: whatever fails or is killed before that leaves what was in the
 target as it was. What an earlier attempt left beside it is cleared away first.
 
-The merging is `build/fusing.py`'s, the proof `build/parity.py`'s.
+The merging is `build/fusing/merge.py`'s, the proof `build/fusing/parity.py`'s.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmforge.plan import Plan
-from llmforge.run.clearance import free_memory
 from llmforge.run.folder import RunFolder
-from llmforge.run.headers import main_dtype, model_headers, size_in
-from llmforge.run.labels import write_label
-from llmforge.run.making import Order
+from llmforge.run.making.clearance import free_memory
+from llmforge.run.making.headers import main_dtype, model_headers, size_in
+from llmforge.run.making.labels import write_label
+from llmforge.run.making.order import Order
 from llmforge.run.terminal import Screen
 
 if TYPE_CHECKING:
-    from llmforge.build.parity import Proof
-    from llmforge.build.parity_look import Probe
+    from llmforge.build.fusing.parity import Proof
+    from llmforge.build.fusing.parity_look import Probe
 
 _ROOM = 0.7
 """Share of the free memory that the proof may take to compute in float32."""
@@ -64,9 +64,9 @@ def fuse(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[str, 
         ProofFailed: the merged model is another one.
         NotFusable: the adapter cannot be merged into this base.
     """
-    from llmforge.build.fusing import fuse as merge
+    from llmforge.build.fusing.merge import fuse as merge
     from llmforge.build.load import flush_tree, swap
-    from llmforge.run.made_card import write_made_card
+    from llmforge.run.making.card import write_made_card
 
     begun = time.monotonic()
     target = Path(order.target)
@@ -119,8 +119,8 @@ def prove(plan: Plan, order: Order, made: Path, scratch: Path, screen: Screen) -
 
     Both are run in float32, where memory has room for it: a merge is then told from its rounding.
     """
-    from llmforge.build.parity import Bounds
-    from llmforge.build.parity_sides import prove_fused
+    from llmforge.build.fusing.parity import Bounds
+    from llmforge.build.fusing.parity_sides import prove_fused
 
     settings = plan.spec.fuse
     headers = model_headers(made)
@@ -145,7 +145,7 @@ def prove(plan: Plan, order: Order, made: Path, scratch: Path, screen: Screen) -
 
 def probes_of(plan: Plan, adapter: Path, screen: Screen) -> list[Probe]:
     """The stored probes, and held-out rows of the run where its prepared data are still there."""
-    from llmforge.build.parity_look import Probe, stored_probes
+    from llmforge.build.fusing.parity_look import Probe, stored_probes
     from llmforge.build.tokenizer import open_tokenizer
     from llmforge.stages.prepare import held_out
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.plan import Plan
-from llmforge.run.agreement import compare, gather, join, own_facts
 from llmforge.run.folder import RunFolder
-from llmforge.run.ranks import world_size
+from llmforge.run.starting.agreement import compare, gather, join, own_facts
+from llmforge.run.starting.ranks import world_size
 
 RECORD = "probe.json"
 _ELEMENTS = 2**22

@@ -5,7 +5,7 @@ label, and the figures for the record. Everything is made in a folder beside the
 renamed when it was read back, measured and found within the bound: whatever fails or is killed
 before that leaves what was in the target as it was.
 
-How weights are rounded is the business of `build/quantizing_*.py`.
+How weights are rounded is the business of `build/quantizing/`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any
 from llmforge import registry
 from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
-from llmforge.run.labels import write_label
-from llmforge.run.making import Order
-from llmforge.run.quantizing import calibration_plan_file
+from llmforge.run.making.labels import write_label
+from llmforge.run.making.order import Order
+from llmforge.run.making.quantizing import calibration_plan_file
 from llmforge.run.terminal import Screen
 from llmforge.schema.quantize import CalibrationSpec, QuantizeGptq
 from llmforge.stages.fuse import workplace
 
 if TYPE_CHECKING:
-    from llmforge.build.quantized_figures import Measured, Rows
-    from llmforge.build.quantizing import Work, Written
+    from llmforge.build.quantizing.figures import Measured, Rows
+    from llmforge.build.quantizing.work import Work, Written
 
 _LONGEST = 256
 """Tokens of a stored text that are measured."""
@@ -52,8 +52,8 @@ def quantize(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[s
             than `quantize.max_perplexity_growth`; nothing was kept.
     """
     from llmforge.build.load import flush_tree, swap
-    from llmforge.build.quantizing import Work, free_memory, open_result, tokenizer_of
-    from llmforge.run.quantized_card import write_quantized_card
+    from llmforge.build.quantizing.work import Work, free_memory, open_result, tokenizer_of
+    from llmforge.run.making.quantized_card import write_quantized_card
 
     begun = time.monotonic()
     source, target = Path(order.source), Path(order.target)
@@ -97,7 +97,7 @@ def calibration_samples(work: Work, asked: CalibrationSpec, other: Plan | None) 
         asked: which.
         other: what other rows are prepared by, for `source=data`.
     """
-    from llmforge.build.calibration import calibration
+    from llmforge.build.quantizing.calibration import calibration
     from llmforge.stages.prepare import prepare
 
     plan = other if asked.source == "data" and other is not None else work.plan
@@ -112,9 +112,9 @@ def _other_plan(run: RunFolder) -> Plan | None:
 
 def _rows(work: Work, order: Order, other: Plan | None) -> Rows:
     """What is measured on: held-out rows of the run, else of the calibration data, else texts."""
-    from llmforge.build.calibration import context_of
     from llmforge.build.collate import Collator
-    from llmforge.build.quantized_figures import Rows, chosen, labelled
+    from llmforge.build.quantizing.calibration import context_of
+    from llmforge.build.quantizing.figures import Rows, chosen, labelled
     from llmforge.stages.prepare import prepare
 
     spec, plan = work.spec, work.plan
@@ -129,7 +129,7 @@ def _rows(work: Work, order: Order, other: Plan | None) -> Rows:
         if held is not None and len(held):
             samples = chosen(held, spec.evaluation_rows, plan.spec.seed)
             return Rows(samples, collator, batch, f"{len(samples):,} {what}")
-    from llmforge.build.parity_look import stored_probes
+    from llmforge.build.fusing.parity_look import stored_probes
 
     longest = min(_LONGEST, context_of(work.source) or _LONGEST)
     samples = labelled([probe.ids(work.tokenizer, longest) for probe in stored_probes()])
@@ -138,7 +138,7 @@ def _rows(work: Work, order: Order, other: Plan | None) -> Rows:
 
 def _measured(folder: Path, work: Work, rows: Rows) -> Measured:
     from llmforge.build.load import load_weights
-    from llmforge.build.quantizing import device_of, dtype_for
+    from llmforge.build.quantizing.work import device_of, dtype_for
 
     # in the format of what will not be packed: that change is not the rounding's
     dtype = dtype_for(work.spec, folder)
@@ -148,7 +148,7 @@ def _measured(folder: Path, work: Work, rows: Rows) -> Measured:
 
 
 def _measured_of(model: Any, work: Work, rows: Rows) -> Measured:
-    from llmforge.build.quantized_figures import measure
+    from llmforge.build.quantizing.figures import measure
 
     return measure(model, rows, work.spec.compare_tokens, work.spec.speed_tokens)
 
@@ -175,7 +175,7 @@ def _rounded(work: Work, screen: Screen) -> tuple[Written, float, int]:
 
 
 def _figures(work: Work, before: Measured, after: Measured, rounded: Written) -> dict[str, Any]:
-    from llmforge.build.quantized_figures import compare, size_on_disk, worst_layers
+    from llmforge.build.quantizing.figures import compare, size_on_disk, worst_layers
 
     figures = compare(before, after)
     was, now = size_on_disk(work.source), size_on_disk(work.staged)
@@ -196,7 +196,7 @@ def _figures(work: Work, before: Measured, after: Measured, rounded: Written) ->
 
 def _within_bound(work: Work, figures: dict[str, Any]) -> None:
     """Raises `NotQuantized` (LF970) where perplexity grew too much, or is no number."""
-    from llmforge.build.quantizing import NotQuantized
+    from llmforge.build.quantizing.work import NotQuantized
 
     bound, growth = work.spec.max_perplexity_growth, figures["perplexity_growth"]
     if bound is None or growth <= bound:

@@ -64,7 +64,7 @@ def _plan(parsed: argparse.Namespace) -> int:
         return EXIT_DONE
     render.emit(render.plan_text(plan, parsed.verbose))
     if plan.settings["launch"]["kind"] == "slurm":
-        from llmforge.run.slurm import script
+        from llmforge.run.starting.slurm import script
 
         render.emit(f"\njob script\n\n{script(plan)}")
     if answers:

@@ -119,7 +119,7 @@ def _weights(parsed: argparse.Namespace, run: RunFolder) -> tuple[str, str, int]
     """Folder, name and step of the weights to measure."""
     from llmforge.refs import find_model
     from llmforge.run.choice import NoCheckpoint, choose_checkpoint
-    from llmforge.run.making import record
+    from llmforge.run.making.order import record
 
     if parsed.weights == "fused":
         found = find_model(run.path, parsed.checkpoint, weights="fused")

@@ -151,7 +151,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
 
 def _doctor_of_nodes(parsed: argparse.Namespace) -> int:
     from llmforge import render
-    from llmforge.run import probing
+    from llmforge.run.starting import probing
 
     plan = compiled(parsed)
     found, outcome = probing.probe_nodes(plan)

@@ -27,7 +27,7 @@ def _quantize(parsed: argparse.Namespace) -> int:
     from llmforge.refs.subjects import find_subject
     from llmforge.render import emit
     from llmforge.run.launch import run_making
-    from llmforge.run.quantizing import quantize_order
+    from llmforge.run.making.quantizing import quantize_order
     from llmforge.run.terminal import made
 
     subject = find_subject(asked_of(parsed, "quantize"), say)

@@ -8,8 +8,8 @@ import pytest
 
 from llmforge.cli import main
 from llmforge.refs.subjects import Asked, find_subject
-from llmforge.run import making
 from llmforge.run.folder import RunFolder
+from llmforge.run.making import order as making
 
 pytestmark = pytest.mark.gpu
 

@@ -100,7 +100,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_adapter_and_the_fused_model_say_the_same(trained: Path, tmp_path: Path):
-    from llmforge.build.fusing import fuse
+    from llmforge.build.fusing.merge import fuse
 
     fuse(trained / "base", trained, tmp_path / "fused")
 

@@ -178,7 +178,7 @@ def _merge(plan: Plan) -> None:
     from llmforge.build.load import save_final
     from llmforge.build.parts import build_parts
     from llmforge.run.folder import RunFolder
-    from llmforge.run.fusing import fuse_order
+    from llmforge.run.making.fusing import fuse_order
     from llmforge.run.terminal import Screen
     from llmforge.stages.fuse import fuse
 
@@ -193,7 +193,7 @@ def _pack(plan: Plan) -> None:
     from llmforge.build.parts import build_parts
     from llmforge.refs.models import Place
     from llmforge.run.folder import RunFolder
-    from llmforge.run.quantizing import quantize_order
+    from llmforge.run.making.quantizing import quantize_order
     from llmforge.run.terminal import Screen
     from llmforge.stages.quantize import quantize
 
@@ -222,7 +222,7 @@ def _start(plan: Plan) -> None:
     if not plan.settings["launch"].get("hostfile"):  # its hosts would be asked
         check_here(plan)
     if plan.spec.launch.kind == "slurm":
-        from llmforge.run import commands, slurm
+        from llmforge.run.starting import commands, slurm
 
         slurm.parameters(plan)
         slurm.executor_of(plan, plan.run_folder)
@@ -232,8 +232,8 @@ def _start(plan: Plan) -> None:
             worker=["w"],
         )  # fmt: skip
     if plan.spec.launch.kind == "ray":
-        from llmforge.run import ray_driver
         from llmforge.run.folder import RunFolder
+        from llmforge.run.starting import ray_driver
 
         launch = plan.settings["launch"]
         ray_driver.connection(plan)

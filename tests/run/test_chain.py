@@ -129,7 +129,7 @@ def test_refusals(llmforge: Callable, command: str, code: str, hint: str):
 
 
 def test_no_room_is_told_before_the_first_stage(work: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("llmforge.run.clearance.free_memory", lambda: 2**20)
+    monkeypatch.setattr("llmforge.run.making.clearance.free_memory", lambda: 2**20)
     with pytest.raises(ConfigRefused) as refusal:
         run_chain(compile_plan([*FUSED, "tracking=none"]), quiet=True)
     assert [d.code for d in refusal.value.diagnostics] == ["LF946"]

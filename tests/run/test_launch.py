@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from llmforge.plan import Plan
-from llmforge.run import commands, launch
+from llmforge.run import launch
 from llmforge.run.folder import RunFolder
 from llmforge.run.launch import run_plan
+from llmforge.run.starting import commands
 from llmforge.run.status import Status
 
 PRELUDE = """

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from llmforge.plan import Plan
-from llmforge.run.commands import free_port
 from llmforge.run.folder import RunFolder
 from llmforge.run.journal import history, read
 from llmforge.run.launch import Outcome, run_plan
+from llmforge.run.starting.commands import free_port
 from llmforge.run.status import Status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

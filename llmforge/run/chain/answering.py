@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmforge.plan import CODE_VERSION, Plan, canonical_digest
-from llmforge.run import making
 from llmforge.run.chain.links import makes
 from llmforge.run.folder import RunFolder
+from llmforge.run.making import order as making
 
 FILE = "answers.json"
 VARIABLE = "LLMFORGE_ANSWERS"

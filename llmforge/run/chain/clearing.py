@@ -16,9 +16,9 @@ from llmforge.diagnostics import ConfigRefused, Diagnostic, refuse_on_error
 from llmforge.plan import Plan
 from llmforge.run.bases import check_base
 from llmforge.run.chain.links import Link
-from llmforge.run.clearance import check_disk, check_memory
 from llmforge.run.folder import RunFolder
-from llmforge.run.making import FOLDERS, record, record_file
+from llmforge.run.making.clearance import check_disk, check_memory
+from llmforge.run.making.order import FOLDERS, record, record_file
 from llmforge.run.preflight import check_here
 from llmforge.run.status import Status
 

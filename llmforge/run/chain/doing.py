@@ -13,10 +13,10 @@ from typing import Any
 
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.plan import Plan
-from llmforge.run import making
 from llmforge.run.chain.links import Link
 from llmforge.run.folder import RunFolder
 from llmforge.run.launch import Outcome, run_answers, run_plan
+from llmforge.run.making import order as making
 from llmforge.run.ready import prepared_report
 from llmforge.run.status import Status
 from llmforge.store import prepared_folder
@@ -101,13 +101,13 @@ _MEASURED = {
 
 
 def _fuse(plan: Plan, quiet: bool) -> Done:
-    from llmforge.run.fusing import fuse_after
+    from llmforge.run.making.fusing import fuse_after
 
     return _made(plan, "fuse", fuse_after(plan, quiet))
 
 
 def _quantize(plan: Plan, quiet: bool) -> Done:
-    from llmforge.run.quantizing import quantize_after
+    from llmforge.run.making.quantizing import quantize_after
 
     return _made(plan, "quantize", quantize_after(plan, quiet))
 

@@ -24,7 +24,7 @@ from llmforge.run.folder import RunFolder
 from llmforge.run.front_matter import base_model, is_repository
 from llmforge.run.hub import parcel as parcels
 from llmforge.run.hub.order import Order
-from llmforge.run.labels import LABEL
+from llmforge.run.making.labels import LABEL
 from llmforge.run.outcome import file_digests
 from llmforge.run.publishing import Publisher, last_part
 

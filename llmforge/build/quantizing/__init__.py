@@ -1,0 +1,1 @@
+"""A finished model with fewer bits: ways to round, calibration, and what it costs."""

@@ -1,0 +1,94 @@
+"""`llmforge doctor --launch`: the plan's own launcher, with a tiny job in place of the training.
+
+In: a plan. Out: what every rank found (`stages/probe.py`) as a table, and findings: nodes that are
+not alike, clocks that differ, disks that are too small for the run. The job lies in a folder of its
+own beside the runs, which is removed afterwards; nothing is recorded anywhere else.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llmforge.diagnostics import Diagnostic, Severity
+from llmforge.plan import Plan
+from llmforge.render import size_text, table
+from llmforge.run.folder import RunFolder
+from llmforge.run.launch import Outcome, run_plan
+from llmforge.run.starting.reach_launch import check_launch
+
+FOLDER = ".doctor"
+_CLOCKS = 5.0
+"""Seconds by which clocks may differ: more, and the journal's times mislead."""
+
+
+def probe_nodes(plan: Plan) -> tuple[dict[str, Any] | None, Outcome]:
+    """Start the tiny job; returns what the ranks found, None where they could not.
+
+    Raises:
+        ConfigRefused: the launcher cannot reach what it needs.
+    """
+    check_launch(plan)
+    settings = copy.deepcopy(plan.settings)
+    settings["paths"]["runs"] = str(Path(settings["paths"]["runs"]) / FOLDER)
+    settings["tracking"] = {"kind": "none"}
+    apart = replace(plan, settings=settings)
+    outcome = run_plan(apart, "probe")
+    run = RunFolder(outcome.folder)
+    found = run.read_json("probe.json") if outcome.exit_code == 0 else None
+    if found is not None and not int(settings["launch"].get("node_rank") or 0):
+        shutil.rmtree(run.path, ignore_errors=True)
+    return found, outcome
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """The table: one line for each rank."""
+    rows = [
+        (
+            str(told["rank"]),
+            told["host"],
+            told["device"],
+            told["versions"]["llmforge"],
+            told["versions"].get("torch", "-"),
+            size_text(told["free_runs_bytes"]),
+            f"{told['clock_offset']:+.3f} s",
+            f"{told['bandwidth'] / 1e9:.2f} GB/s" if told["bandwidth"] else "-",
+        )
+        for told in found["ranks"]
+    ]
+    head = ("rank", "host", "device", "llmforge", "torch", "free disk", "clock", "all-reduce")
+    return table(rows, head)
+
+
+def findings(plan: Plan, found: Mapping[str, Any]) -> Iterator[Diagnostic]:
+    """What is wrong with the nodes."""
+    if found["differences"]:
+        yield Diagnostic(
+            "LF463",
+            "the nodes of this plan are not alike",
+            key="launch.kind",
+            origins=plan.origins.chain("launch.kind"),
+            notes=tuple(found["differences"]),
+        )
+    for told in found["ranks"]:
+        if abs(told["clock_offset"]) > _CLOCKS:
+            yield Diagnostic(
+                "LF463",
+                f"the clock of {told['host']} is {told['clock_offset']:+.0f} s from rank 0's",
+                severity=Severity.WARNING,
+            )
+    needed = (plan.estimate.get("disk") or {}).get("total_bytes")
+    least = min(found["ranks"], key=lambda told: told["free_runs_bytes"])
+    if needed and least["free_runs_bytes"] < needed:
+        yield Diagnostic(
+            "LF820",
+            f"{size_text(least['free_runs_bytes'])} free on {least['host']}; the run takes "
+            f"{size_text(needed)}",
+            severity=Severity.WARNING,
+            key="paths.runs",
+            origins=plan.origins.chain("paths.runs"),
+        )

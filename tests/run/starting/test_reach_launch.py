@@ -1,0 +1,150 @@
+"""A launcher that cannot reach what it needs is refused before anything is started."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from llmforge.diagnostics import ConfigRefused, Diagnostic
+from llmforge.plan import Plan
+from llmforge.run.folder import RunFolder
+from llmforge.run.preflight import check_here
+from llmforge.run.starting.commands import free_port
+from llmforge.run.starting.reach_launch import check_launch
+
+Make = Callable[..., Plan]
+TWO = ("tracking=none", "launch.processes=2", "trainer.accumulation=1")
+
+
+def refused(plan: Plan) -> list[Diagnostic]:
+    with pytest.raises(ConfigRefused) as caught:
+        check_launch(plan)
+    return list(caught.value.diagnostics)
+
+
+@pytest.fixture
+def listening() -> Iterator[int]:
+    """A port that somebody listens at."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_a_port_in_use(tiny: Make, listening: int) -> None:
+    place = f"launch.rendezvous=127.0.0.1:{listening}"
+    [found] = refused(tiny(*TWO, "launch=torchrun", place))
+
+    assert found.code == "LF460"
+    assert str(listening) in found.message
+    assert found.hint
+    check_launch(tiny(*TWO, "launch=torchrun", found.hint))
+
+
+def test_a_port_in_use_by_deepspeeds_launcher(tiny: Make, listening: int) -> None:
+    pytest.importorskip("deepspeed")
+    [found] = refused(tiny(*TWO, "launch=deepspeed", f"launch.port={listening}"))
+
+    assert found.code == "LF460"
+
+
+def test_the_second_node_does_not_listen(tiny: Make, listening: int) -> None:
+    place = (f"launch.rendezvous=127.0.0.1:{listening}", "launch.nodes=2", "launch.node_rank=1")
+
+    check_launch(tiny(*TWO, "launch=torchrun", *place))
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (("launch.node_rank=0",), "launch.rendezvous"),
+        (("launch.rendezvous=127.0.0.1:29999",), "launch.node_rank"),
+    ],
+)
+def test_nodes_that_cannot_meet(tiny: Make, words: tuple[str, ...], key: str) -> None:
+    [found] = refused(tiny(*TWO, "launch=torchrun", "launch.nodes=2", *words))
+
+    assert (found.code, found.key) == ("LF453", key)
+
+
+def test_a_meeting_point_that_does_not_exist(tiny: Make) -> None:
+    place = ("launch.nodes=2", "launch.node_rank=0", "launch.rendezvous=no-such-host.invalid:29500")
+    [found] = refused(tiny(*TWO, "launch=torchrun", *place))
+
+    assert found.code == "LF462"
+
+
+def test_a_host_of_the_hostfile_that_does_not_exist(
+    tiny: Make, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("deepspeed")
+    monkeypatch.setattr(
+        "llmforge.run.starting.reach_launch.shutil.which", lambda _: "/usr/bin/pdsh"
+    )
+    hosts = work / "hosts.txt"
+    hosts.write_text("127.0.0.1 slots=1\nno-such-host.invalid slots=1\n", encoding="utf-8")
+    with socket.socket() as server:  # in place of an SSH server
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        words = (f"launch.hostfile={hosts}", f"launch.ssh_port={port}")
+        [found] = refused(tiny(*TWO, "launch=deepspeed", *words))
+
+    assert found.code == "LF462"
+    assert "no-such-host.invalid" in found.message
+
+
+def test_no_ray_at_the_address(tiny: Make) -> None:
+    [found] = refused(tiny(*TWO, "launch=ray", f"launch.address=127.0.0.1:{free_port()}"))
+
+    assert found.code == "LF461"
+    assert found.hint == "launch.address=null"
+
+
+def test_a_ray_address_that_answers(tiny: Make, listening: int) -> None:
+    check_launch(tiny(*TWO, "launch=ray", f"launch.address=ray://127.0.0.1:{listening}"))
+
+
+def test_no_slurm_here(tiny: Make, monkeypatch: pytest.MonkeyPatch, work: Path) -> None:
+    monkeypatch.setenv("PATH", str(work))
+    [found] = refused(tiny(*TWO, "launch=slurm"))
+
+    assert (found.code, found.hint) == ("LF465", "launch.executor=local")
+
+
+def test_a_job_that_is_queued_already(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch, work: Path
+) -> None:
+    programs = work / "programs"
+    programs.mkdir()
+    for name, says in (("sbatch", ""), ("squeue", "4711 gpu tiny R")):
+        (programs / name).write_text(f"#!{sys.executable}\nprint({says!r})\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    plan = tiny(*TWO, "launch=slurm")
+    check_launch(plan)
+    run = RunFolder.create(plan)
+    (run.path / "slurm.json").write_text(json.dumps({"job": "4711", "executor": "slurm"}))
+
+    [found] = refused(plan)
+
+    assert (found.code, found.hint) == ("LF467", "scancel 4711")
+
+
+def test_hardware_of_other_machines_is_not_looked_for_here(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "llmforge.run.starting.reach_launch.shutil.which", lambda _: "/usr/bin/sbatch"
+    )
+    gpus = ("hardware.device=cuda", "hardware.count=2", "hardware.name=GPU")
+    check_here(tiny(*TWO, *gpus, "launch=slurm"))
+    with pytest.raises(ConfigRefused) as caught:
+        check_here(tiny(*TWO, *gpus, "launch=torchrun"))
+    assert caught.value.diagnostics[0].code == "LF408"
