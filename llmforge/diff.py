@@ -73,7 +73,9 @@ def diff(before: Plan, after: Plan) -> Difference:
     changes += _content_changes(before, after)
     order = list(Effect)
     changes.sort(key=lambda change: order.index(change.effect))
-    stages = tuple(s for s in STAGE_EFFECTS if before.stages.get(s) != after.stages.get(s))
+    asked = {*before.asked_stages, *after.asked_stages}
+    differ = (s for s in STAGE_EFFECTS if before.stages.get(s) != after.stages.get(s))
+    stages = tuple(stage for stage in differ if stage in asked)
     return Difference(tuple(changes), stages)
 
 

@@ -133,7 +133,11 @@ def _meaning(key: str, plan: Plan) -> list[str]:
     else:
         spec = Scalars if not path else section_spec(section, plan.settings[section])
     effect = effect_of(key, plan.settings)
-    stages = [stage for stage, effects in STAGE_EFFECTS.items() if effect in effects]
+    stages = [
+        stage
+        for stage, effects in STAGE_EFFECTS.items()
+        if effect in effects and (stage in plan.asked_stages or effects[-1] is effect)
+    ]
     again = (
         f"changing it runs {', '.join(stages)} again"
         if stages

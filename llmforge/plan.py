@@ -93,6 +93,17 @@ class Plan:
         return self.stages["evaluate"]
 
     @property
+    def asked_stages(self) -> tuple[str, ...]:
+        """The stages that the plan asks for, in their order; `llmforge run` does all of them."""
+        packed = self.settings["quantize"]["kind"] != "none"
+        adapter = self.settings["lora"]["kind"] != "none"
+        left_out = {
+            "quantize": not packed,
+            "fuse": not (adapter and (packed or self.settings["fuse"]["after_training"])),
+        }
+        return tuple(stage for stage in STAGE_EFFECTS if not left_out.get(stage))
+
+    @property
     def run_id(self) -> str:
         """Name of the run's folder: the run's name and ten digits of the fingerprint."""
         return f"{self.name}-{self.fingerprint[:10]}"
