@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from llmforge.build.fusing.merge import merge as fusing
+from llmforge.build.fusing import merge as fusing
 from llmforge.cli import main
 from llmforge.diagnostics import ConfigRefused
 from llmforge.merging import order_of, replaced

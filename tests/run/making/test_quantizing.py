@@ -17,9 +17,10 @@ from llmforge.cli import main
 from llmforge.diagnostics import ConfigRefused
 from llmforge.refs.subjects import Asked, Subject, find_subject
 from llmforge.run.folder import RunFolder
+from llmforge.run.making import clearance
 from llmforge.run.making import order as making
 from llmforge.run.making.labels import read_label
-from llmforge.run.making.order import Order, clearance
+from llmforge.run.making.order import Order
 from llmforge.run.making.quantizing import quantize_order
 from llmforge.run.terminal import Screen
 from llmforge.stages.quantize import calibration_samples
