@@ -8,6 +8,8 @@ import pytest
 
 from llmforge.compiler.passes import check, compile_plan
 
+pytest.importorskip("deepspeed")
+
 TWO = ["hardware=h200", "hardware.count=2", "launch=torchrun", "model=tiny_llama"]
 FILE = [*TWO, "deepspeed=file", "deepspeed.path=ds.json"]
 

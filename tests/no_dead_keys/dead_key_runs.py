@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import chdir
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,7 +126,7 @@ def read_in_runs(bases: Bases, folder: Path) -> Reads:
         for words in ADAPTED:
             _build(plan_of(_values(bases, folder, "data=builtin", *words)))
         _merge(plan_of(_values(bases, folder, "data=builtin", "lora=small", "fuse.new_tokens=2")))
-        for words in PACKED:
+        for words in PACKED if find_spec("gptqmodel") else PACKED[1:]:
             _pack(plan_of(_values(bases, folder, "data=builtin", *words)))
         whole = plan_of(_values(bases, folder, "data=builtin", *PUSHED))
         _work(whole, patch)

@@ -72,6 +72,7 @@ def test_a_field_has_the_effect_of_its_class_unless_it_has_its_own():
         "name": Effect.BOOKKEEPING, "seed": Effect.NUMERICS, "plugins": Effect.BOOKKEEPING,
         "callbacks": Effect.BOOKKEEPING, "metrics": Effect.BOOKKEEPING,
         "deterministic": Effect.SPEED,
+        "num_gpus": Effect.BOOKKEEPING,
     }  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def test_specs_are_frozen_and_forbid_what_they_do_not_know():
 
 def test_components_are_found_by_section_and_kind():
     assert component("optimizer", "adamw") == Component("optimizer", "adamw", AdamW)
-    assert list(kinds("launch")) == ["local", "torchrun"]
+    assert list(kinds("launch")) == ["local", "torchrun", "deepspeed", "ray", "slurm"]
     assert kinds("no such section") == {}
     with pytest.raises(KeyError):
         component("optimizer", "none")

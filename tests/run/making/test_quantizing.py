@@ -185,7 +185,8 @@ def test_a_folder_as_autogptq_wrote_it_is_read(run: RunFolder) -> None:
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
         one, two = (load_weights(place, None)(ids).logits for place in (folder, old))
-    assert torch.equal(one, two)
+    # its config names no kernel, so another one may be taken
+    assert torch.allclose(one, two, atol=1e-2)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
