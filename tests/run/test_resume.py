@@ -145,7 +145,7 @@ class TestChangedSettings:
         save(before, run, 4)
         with pytest.raises(ResumeRefused, match="laid out for other settings") as refused:
             chosen(after, run)
-        assert refused.value.key == "deepspeed.kind"
+        assert str(refused.value.key).startswith("deepspeed.")
         verdicts = {str(found).partition(":")[0]: found.verdict for found in judge(before, after)}
         assert verdicts["deepspeed.kind"] is Verdict.REFUSED
 
