@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP = $(VENV)/.installed
+EXTRAS = $(VENV)/.extras
 TORCH = $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 
 .PHONY: demo test setup postgres lint unit slow generate clean
@@ -39,7 +40,14 @@ lint: setup
 unit: setup postgres
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -q
 
-slow: setup
+# what the slow tests need besides; gptqmodel builds an extension in C
+$(EXTRAS): $(STAMP)
+	DS_BUILD_OPS=0 $(PIP) install --quiet --constraint constraints.txt --editable '.[deepspeed,ray]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[gptq]' || \
+		echo "no GPT-QModel here: its tests are skipped"
+	touch $@
+
+slow: setup postgres $(EXTRAS)
 	$(VENV)/bin/python -m pytest -m slow -q
 
 # checked-in files that are made from the code; a test fails when they are stale. Read the diff.

@@ -94,6 +94,7 @@ def test_a_run(folder: Path) -> None:
     assert "was finished at" in again.stdout + again.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_measure_the_same(folder: Path) -> None:
     """Seven held-out rows over two processes: what fills up the last batch counts once."""
     more = (

@@ -46,7 +46,7 @@ PHASES = {
     "a save": (sealing, "seal", 2),
     "the final evaluation": (llmforge.stages.evaluate, "evaluate", 2),
     "generating answers": (llmforge.stages.evaluate, "_answers", 2),
-    "the final save": (llmforge.build.load, "_swap", 1),
+    "the final save": (llmforge.build.load, "swap", 1),
     "the manifest": (outcome, "write_manifest", 1),
 }
 

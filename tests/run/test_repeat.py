@@ -118,6 +118,7 @@ def test_a_run_that_nobody_knows(plan: Plan) -> None:
     assert caught.value.diagnostics[0].code == "LF809"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_trained_again_bit_for_bit(
     tiny: Callable[..., Plan], work: Path, capsys: pytest.CaptureFixture[str]

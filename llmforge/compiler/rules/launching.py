@@ -67,11 +67,13 @@ def more_gpus_than_there_are(context: Context) -> Iterator[Diagnostic]:
             "LF451", f"num_gpus={many}, and the hardware has no GPU", key="num_gpus", hint=hint
         )
     elif many > machine.count:
+        asked = context.facts.space is not None  # only of the machine at hand is the disk known
         yield Diagnostic(
             "LF451",
             f"num_gpus={many}, and the node has {machine.count} x {machine.name}",
             key="num_gpus",
-            hint=f"num_gpus={machine.count}",
+            notes=() if asked else (f"or as many as described: `num_gpus={machine.count}`",),
+            hint=f"num_gpus={machine.count}" if asked else f"hardware.count={many}",
         )
 
 
