@@ -42,7 +42,7 @@ unit: setup postgres
 
 # what the slow tests need besides; gptqmodel builds an extension in C
 $(EXTRAS): $(STAMP)
-	DS_BUILD_OPS=0 $(PIP) install --quiet --constraint constraints.txt --editable '.[deepspeed,ray]'
+	DS_BUILD_OPS=0 $(PIP) install --quiet --constraint constraints.txt --editable '.[deepspeed,ray,gguf]'
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[gptq]' || \
 		echo "no GPT-QModel here: its tests are skipped"
 	touch $@

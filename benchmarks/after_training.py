@@ -85,7 +85,7 @@ spec = QuantizeGptq.model_validate({
     "kind": "gptq", "folder": None, "dtype": "auto", "max_perplexity_growth": None,
     "shard_size": "5GB", "evaluation_rows": None, "compare_tokens": 0, "speed_tokens": 0,
     "bits": 4, "group_size": asked["group"], "symmetric": True, "activation_order": False,
-    "damping": 0.1, "backend": "auto", "kernel": "auto",
+    "damping": 0.1, "backend": "auto", "kernel": "torch",
     "calibration": {"source": "run", "data": [], "texts": [], "samples": asked["samples"],
                     "length": asked["length"]},
 })

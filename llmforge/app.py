@@ -111,9 +111,9 @@ def _job(overrides: list[str], dirs: list[str]) -> object:
     folder = trial_folder(overrides)
     if folder is None:
         return _run(overrides, dirs)
-    place, places = place_of(overrides)
-    with in_company(places):
-        return run_trial(folder, place, places)
+    place = place_of(overrides)
+    with in_company(place):
+        return run_trial(folder, place.number, place.places)
 
 
 def _run(overrides: list[str], dirs: list[str]) -> int:

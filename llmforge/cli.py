@@ -23,6 +23,7 @@ from llmforge.verbs import (
     asking,
     chaining,
     compiling,
+    converting,
     evaluating,
     exporting,
     looking,
@@ -36,7 +37,7 @@ from llmforge.verbs import (
 
 FAMILIES = (
     compiling, running, chaining, evaluating, exporting, quantizing, sweeping, asking, serving,
-    looking, publishing,
+    looking, publishing, converting,
 )  # fmt: skip
 """Modules of verbs, in the order of `llmforge --help`."""
 

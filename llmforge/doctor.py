@@ -10,10 +10,9 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 from pathlib import Path
 
-from llmforge.compiler.facts.hardware import probe_hardware
+from llmforge.compiler.facts.hardware import driver_version, probe_hardware
 from llmforge.compiler.facts.versions import PACKAGES, installed_versions
 from llmforge.compose import config_root
 from llmforge.installed import installed_version
@@ -75,7 +74,7 @@ def _scale(cuda: bool, deepspeed: bool) -> list[tuple[str, str, str]]:
     """What several processes need: communication, a port to meet at, DeepSpeed's compiler."""
     rows = []
     if cuda:
-        rows.append(("driver", _driver(), "of the GPUs"))
+        rows.append(("driver", driver_version() or "-", "of the GPUs"))
         nccl = next(filter(None, map(installed_version, _NCCL)), None)
         rows.append(("nccl", nccl or "-", "" if nccl else "within torch, or missing"))
     rows.append(("gloo", "within torch", "communication over the CPU"))
@@ -97,21 +96,6 @@ def _scale(cuda: bool, deepspeed: bool) -> list[tuple[str, str, str]]:
 
 
 _NCCL = ("nvidia-nccl-cu13", "nvidia-nccl-cu12")
-
-
-def _driver() -> str:
-    """The GPU driver's version; `-` where it does not answer."""
-    try:
-        told = subprocess.run(
-            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],  # noqa: S607 - the driver's own tool
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return "-"
-    return told.splitlines()[0].strip() if told.strip() else "-"
 
 
 def _parsed(version: str) -> tuple[int, ...]:

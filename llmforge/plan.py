@@ -157,17 +157,11 @@ class Plan:
                 saved before its data were prepared (LF513).
         """
         from llmforge.compiler.passes import compile_plan
-        from llmforge.run.launch import run_plan
-        from llmforge.run.preflight import check_here
-        from llmforge.run.ready import NotPrepared, settle
+        from llmforge.run.ready import run_ready
 
         dirs = self.config_dirs
         again = None if dirs is None else lambda: compile_plan(self.overrides, dirs)
-        check_here(self)
-        try:
-            return run_plan(settle(self, again, quiet), "train", quiet=quiet)
-        except NotPrepared as failed:
-            return failed.outcome
+        return run_ready(self, again, quiet=quiet)
 
     def data_parts(self) -> Iterator[dict[str, Any]]:
         """The data files of the plan: `name`, `file`, `sha256`, `bytes`, `rows`."""

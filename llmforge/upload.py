@@ -8,6 +8,7 @@ run that pushes nothing and for a folder of no run, as `conf/hub/push.yaml` has 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -82,10 +83,10 @@ def _push_folder(found: ModelFolder, given: Mapping[str, Any], checkpoint: str |
     what = given.get("what")
     if checkpoint is not None:
         raise _refused("LF916", f"{found.path} is one model, and --checkpoint would be another",
-                       hint=f"llmforge push {found.ref}")  # fmt: skip
+                       hint=f"llmforge push {shlex.quote(found.ref)}")  # fmt: skip
     if what is not None and what != found.what:
         raise _refused("LF916", f"{found.path} goes out as it is, and not as `--what {what}`",
-                       hint=f"llmforge push {found.ref}")  # fmt: skip
+                       hint=f"llmforge push {shlex.quote(found.ref)}")  # fmt: skip
     order = _order(found.plan, found.path.name, found.ref, given)
     if wrong := folders.fault(found):
         raise ConfigRefused([wrong])
@@ -99,7 +100,7 @@ def _folder(ref: str, what: str | None) -> ModelFolder | None:
         parent = path.absolute().parent
         if path.name == "model" and _is_run(parent):
             raise _refused("LF916", f"{path} is the model of a run, which is pushed by the run",
-                           hint=f"llmforge push {parent}")  # fmt: skip
+                           hint=f"llmforge push {shlex.quote(str(parent))}")  # fmt: skip
         return _by_label(path.absolute(), ref)
     if what not in MADE:
         return None
@@ -108,7 +109,7 @@ def _folder(ref: str, what: str | None) -> ModelFolder | None:
     if made is None:
         raise _refused(
             "LF913", f"nothing {what} was made of run {run.run_id}",
-            hint=f"llmforge {stage} {run.run_id}",
+            hint=f"llmforge {stage} --run {run.run_id}",
         )  # fmt: skip
     return ModelFolder(Path(made["target"]), what, run.run_id, made["files"], run.plan(), run)
 
@@ -116,7 +117,7 @@ def _folder(ref: str, what: str | None) -> ModelFolder | None:
 def _by_label(path: Path, ref: str) -> ModelFolder:
     """A folder by itself: one that llmforge made says what it is, wherever it lies."""
     label = read_label(path)
-    if label is None:
+    if label is None or label["stage"] not in making.FOLDERS:
         return ModelFolder(path, "folder", ref)
     what, plan = making.FOLDERS[label["stage"]], labelled_plan(label)
     run = RunFolder(path.parent)
@@ -136,7 +137,7 @@ def _order(plan: Plan | None, name: str, ref: str, given: Mapping[str, Any]) -> 
         hub = dict(compose(["hub=push"], ()).values["hub"]) | {"repository": hub["repository"]}
     hub |= {key: value for key, value in given.items() if value not in MADE}
     if not hub["repository"]:
-        hint = f"llmforge push {ref} --repository <owner>/{name}"
+        hint = f"llmforge push {shlex.quote(ref)} --repository <owner>/{name}"
         raise _refused("LF701", "no repository is given", hint=hint)
     if fault := repository_fault(hub["repository"]):
         raise _refused(

@@ -147,11 +147,12 @@ def test_saved_plan_is_run_exactly(llmforge, work, monkeypatch):
     """`train --plan` hands over what `plan -o` saved; the runner is a stand-in here."""
     handed = []
 
-    def run_plan(plan: Plan, stage: str) -> SimpleNamespace:
+    def run_plan(plan: Plan, stage: str, quiet: bool) -> SimpleNamespace:
+        assert not quiet
         handed.append((plan, stage))
         return SimpleNamespace(diagnostic=None, exit_code=0)
 
-    monkeypatch.setattr("llmforge.run.launch.run_plan", run_plan)
+    monkeypatch.setattr("llmforge.run.ready.run_plan", run_plan)
 
     saved = llmforge("plan -o plans/small.json hardware=cpu trainer.global_batch=64")
     ran = llmforge("train --plan plans/small.json")

@@ -241,7 +241,10 @@ print("LOADED", *sys.modules)
 
 
 FORBIDDEN_IMPORTS = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+OWN_READER = {"build/pieces.py": {"pickle"}}
+"""Whose reader of pickles makes the classes that it lists, and nothing else."""
 FORBIDDEN_CALLS = {
+    "pickle.load", "pickle.loads",
     "eval", "exec", "__import__", "compile", "os.system", "torch.load", "yaml.load",
     "yaml.unsafe_load", "yaml.full_load", "hydra.utils.instantiate", "instantiate",
     "np.load", "numpy.load", "joblib.load",
@@ -250,7 +253,8 @@ FORBIDDEN_CALLS = {
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(PACKAGE)))
 def test_nothing_unpickles_evaluates_or_uses_a_shell(module):
-    assert {i.package for i in imports_of(module)} & FORBIDDEN_IMPORTS == set()
+    allowed = OWN_READER.get(module.relative_to(PACKAGE).as_posix(), set())
+    assert {i.package for i in imports_of(module)} & FORBIDDEN_IMPORTS == allowed
     calls = [node for node in ast.walk(tree_of(module)) if isinstance(node, ast.Call)]
     # torch's reader of tensors and plain values makes nothing else
     calls = [call for call in calls if "weights_only=True" not in map(ast.unparse, call.keywords)]

@@ -168,13 +168,13 @@ def test_what_must_not_go_out(
     run, folder = made("fuse")
     name = run.run_id
     refused(llmforge(f"push {name} --what quantized --repository me/out"), "LF913",
-            f"llmforge quantize {name}")  # fmt: skip
+            f"llmforge quantize --run {name}")  # fmt: skip
     refused(llmforge(f"push {folder} --what adapter --repository me/out"), "LF916")
     refused(llmforge(f"push {folder} --checkpoint last --repository me/out"), "LF916")
     refused(llmforge(f"push {run.model} --repository me/out"), "LF916")
     (folder / "config.json").write_text("{}", encoding="utf-8")
     changed = refused(llmforge(f"push {name} --what fused --repository me/out"), "LF915",
-                      f"llmforge fuse {name}")  # fmt: skip
+                      f"llmforge fuse --run {name}")  # fmt: skip
     assert "config.json has changed" in changed
     assert "config.json has changed" in refused(
         llmforge(f"push {folder} --repository me/out"), "LF915"

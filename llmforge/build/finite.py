@@ -15,8 +15,8 @@ from accelerate.utils import gather_object
 
 from llmforge.build.culprits import Culprit, Measure, Numbered, StepMemory
 from llmforge.build.errors import NonFiniteLoss
+from llmforge.build.filling import WholeTurns
 from llmforge.build.loss_kernels import LeanLoss
-from llmforge.build.sharding import ShardedWeights
 
 
 def is_finite(value: Any) -> bool:
@@ -24,7 +24,7 @@ def is_finite(value: Any) -> bool:
     return bool(torch.isfinite(torch.as_tensor(value)).all())
 
 
-class FiniteSteps(ShardedWeights):
+class FiniteSteps(WholeTurns):
     """A Trainer that knows what its step is made of."""
 
     data_collator: Any

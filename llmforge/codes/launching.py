@@ -49,4 +49,11 @@ LAUNCHING: dict[str, tuple[str, str]] = {
         "A Slurm job of this very plan runs or waits; a second one would work in the same folder. "
         "Wait for it, or cancel it.",
     ),
+    "LF468": (
+        "run that cannot be gone on from with another number of processes",
+        "`checkpoint.reshard` takes up the newest checkpoint of a run of the same plan that had "
+        "another number of processes. Nothing else may differ, the other run must stand still, "
+        "and its state must be one that can be dealt out anew: ZeRO's cannot. That run itself "
+        "goes on by its own command.",
+    ),
 }

@@ -19,6 +19,7 @@ from typing import Any
 from llmforge.compiler.overlay import (
     Chosen,
     apply,
+    closed,
     drop,
     force,
     section_of,
@@ -30,10 +31,9 @@ from llmforge.compiler.passes import Checked, check_draft
 from llmforge.compose import Draft, compose
 from llmforge.compose.library import open_library
 from llmforge.compose.overrides import Override, parse
-from llmforge.diagnostics import Diagnostic, did_you_mean
+from llmforge.diagnostics import Diagnostic
 from llmforge.origins import Origin, Origins, leaves
 from llmforge.plan import Plan
-from llmforge.schema import SCALARS, SECTIONS
 
 OPEN = ("data", "evaluation", "generation", "metrics", "plugins", "hardware", "launch", "precision")
 """What may be changed: what is asked, on which machine, and in which arithmetic."""
@@ -131,24 +131,8 @@ def without_training(draft: Draft) -> Draft:
 
 def _closed(overrides: Sequence[Override]) -> list[Diagnostic]:
     """LF224 for each override of what the model is."""
-    known = (*SECTIONS, *SCALARS)
-    found = []
-    for override in overrides:
-        section = section_of(override)
-        if section in OPEN:
-            continue
-        close = did_you_mean(section, OPEN) if section not in known else ()
-        found.append(
-            Diagnostic(
-                "LF224",
-                f"`{override.text}` would change more than what is measured",
-                key=override.key,
-                origins=(override.origin(),),
-                notes=(*close, f"these can be changed: {', '.join(OPEN)}"),
-                hint=f"llmforge train {override.text}" if section in known else None,
-            )
-        )
-    return found
+    message = "would change more than what is measured"
+    return [closed(one, OPEN, "LF224", message) for one in overrides if section_of(one) not in OPEN]
 
 
 def _concerns(finding: Diagnostic) -> bool:

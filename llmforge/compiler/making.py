@@ -21,6 +21,7 @@ from llmforge.compiler.derive.launching import derive_processes
 from llmforge.compiler.derive.machine import probe_machine
 from llmforge.compiler.overlay import (
     apply,
+    closed,
     drop,
     section_of,
     section_of_finding,
@@ -29,10 +30,9 @@ from llmforge.compiler.overlay import (
 )
 from llmforge.compiler.parse import parse
 from llmforge.compose.overrides import Override
-from llmforge.diagnostics import Diagnostic, did_you_mean
+from llmforge.diagnostics import Diagnostic
 from llmforge.origins import Origin, Origins
 from llmforge.plan import Plan, canonical_digest
-from llmforge.schema import SCALARS, SECTIONS
 
 STAGES = ("fuse", "quantize")
 OPEN = (*STAGES, "hardware", "launch", "card")
@@ -111,21 +111,9 @@ def _asked(
         if section in OPEN:
             usable.append(override)
         elif section not in PLACES:
-            found.append(_closed(override, section))
+            message = "would change the model, and not what is made of it"
+            found.append(closed(override, OPEN, "LF948", message))
     return usable, found
-
-
-def _closed(override: Override, section: str) -> Diagnostic:
-    known = section in (*SECTIONS, *SCALARS)
-    close = () if known else did_you_mean(section, OPEN)
-    return Diagnostic(
-        "LF948",
-        f"`{override.text}` would change the model, and not what is made of it",
-        key=override.key,
-        origins=(override.origin(),),
-        notes=(*close, f"these can be changed: {', '.join(OPEN)}"),
-        hint=f"llmforge train {override.text}" if known else None,
-    )
 
 
 def _here(values: dict[str, Any], origins: Origins) -> None:

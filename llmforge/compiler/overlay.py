@@ -2,7 +2,8 @@
 
 In: the settings and origins of a plan, overrides, which sections are open. Out: the same settings
 with the overrides in, and the chain of origins of each. Options chosen anew replace their section;
-other overrides set single keys. Nothing is checked against a schema here.
+other overrides set single keys; what is closed is told (`closed`). Nothing is checked against a
+schema here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from llmforge.compiler.parse import override as text_of
 from llmforge.compose import compose
 from llmforge.compose.overrides import Override
-from llmforge.diagnostics import Diagnostic
+from llmforge.diagnostics import Diagnostic, did_you_mean
 from llmforge.origins import Origin, Origins, leaves
 from llmforge.plan import Plan
 from llmforge.schema import SCALARS, SECTIONS
@@ -48,6 +49,26 @@ def section_of(override: Override) -> str:
 def section_of_finding(finding: Diagnostic) -> str:
     """The section that a finding is about; empty for none."""
     return (finding.key or "").partition(".")[0]
+
+
+def closed(override: Override, opened: Sequence[str], code: str, message: str) -> Diagnostic:
+    """The finding on an override of a section that is not open.
+
+    Args:
+        opened: the sections that are.
+        message: what follows the override's text.
+    """
+    section = section_of(override)
+    known = section in (*SECTIONS, *SCALARS)
+    close = () if known else did_you_mean(section, opened)
+    return Diagnostic(
+        code,
+        f"`{override.text}` {message}",
+        key=override.key,
+        origins=(override.origin(),),
+        notes=(*close, f"these can be changed: {', '.join(opened)}"),
+        hint=f"llmforge train {shlex.quote(override.text)}" if known else None,
+    )
 
 
 def apply(

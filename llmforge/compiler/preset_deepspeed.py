@@ -84,22 +84,23 @@ def _read(draft: Draft) -> DeepSpeedFile | Diagnostic | None:
 def _said(file: DeepSpeedFile) -> tuple[dict[str, tuple[Any, str]], list[Diagnostic]]:
     """Field of the section -> value and the file's key for it; and what is wrong."""
     zero = file.values.get(ZERO)
-    if not isinstance(zero, Mapping) or zero.get("stage") not in (1, 2, 3):
+    stage = _whole(zero.get("stage")) if isinstance(zero, Mapping) else None
+    if not isinstance(zero, Mapping) or isinstance(stage, bool) or stage not in (1, 2, 3):
         hint = f'write `"{ZERO}": {{"stage": 2}}` into {file.where}, or deepspeed=none'
         return {}, [fault(file.place(f"{ZERO}.stage"), "no ZeRO stage from 1 to 3", hint)]
     said: dict[str, tuple[Any, str]] = {"kind": ("zero", ZERO)}
-    said["stage"] = (zero["stage"], f"{ZERO}.stage")
+    said["stage"] = (stage, f"{ZERO}.stage")
     asked = {k: v for k, v in zero.items() if k != "stage" and v != "auto"}
     claims: dict[str, Any] = {f"{ZERO}.{GATHER}": asked.pop(GATHER)} if GATHER in asked else {}
     for names in (FIELDS, OLD_OFFLOADS):
-        for name in names.keys() & asked.keys():
+        for name in [known for known in names if known in asked]:
             said[names[name]] = (_whole(asked.pop(name)), f"{ZERO}.{name}")
     faults = [
         fault(file.place(f"{ZERO}.{name}"), f"`{ZERO}.{name}` is no mapping")
-        for name in OFFLOADS.keys() & asked.keys()
-        if not isinstance(asked[name], Mapping | None)
+        for name in OFFLOADS
+        if name in asked and not isinstance(asked[name], Mapping | None)
     ]
-    for name in [] if faults else OFFLOADS.keys() & asked.keys():
+    for name in [] if faults else [known for known in OFFLOADS if known in asked]:
         offload = asked.pop(name) or {"device": "none"}
         rest, switches = _offload(name, offload)
         said |= switches

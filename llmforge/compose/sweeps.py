@@ -9,6 +9,7 @@ Whether a key exists and a value is allowed is found when the points are compile
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -191,7 +192,7 @@ def _twice(first: Dimension, second: Dimension) -> Diagnostic:
         f"`{first.key}` is varied twice: `{first.text}` and `{second.text}`",
         key=first.key.lstrip("+~"),
         origins=(Origin("override", second.text),),
-        hint=f"{first.key}={','.join(dict.fromkeys((*first.values, *second.values)))}",
+        hint=shlex.quote(f"{first.key}={','.join(dict.fromkeys((*first.values, *second.values)))}"),
     )
 
 

@@ -74,7 +74,7 @@ def find_subject(asked: Asked, say: Say | None = None) -> Subject:
     Raises:
         ConfigRefused: see the module.
     """
-    place = _placed(asked, say)
+    place = find_place(asked, say)
     return subject_of(place, asked.overrides, asked.config_dirs)
 
 
@@ -95,7 +95,12 @@ def subject_of(
     return Subject(place, plan, run, tuple(found))
 
 
-def _placed(asked: Asked, say: Say | None) -> Place:
+def find_place(asked: Asked, say: Say | None = None) -> Place:
+    """The place of the model that is meant, with no plan or run folder of its own.
+
+    Raises:
+        ConfigRefused: LF809, LF863, LF864.
+    """
     if asked.ref is None:
         return _of_plan(asked)
     values = _places(asked)

@@ -8,7 +8,7 @@ on: it shows what there is.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,16 +140,25 @@ def _memory(plan: Plan, result: Mapping[str, Any]) -> dict[str, str]:
     """Foretold beside measured peak of one device; empty where neither is known."""
     sheet = plan.estimate.get("memory") or {}
     measured = (result.get("memory") or {}).get("measured_bytes")
+    ranks = result.get("memory_by_rank") or []
     if not sheet and not measured:
         return {}
     foretold = sheet.get("peak_bytes")
     return {
         "foretold": size_text(int(foretold)) if foretold else "unknown",
-        "measured": size_text(int(measured)) if measured else "not measured on this device",
+        "measured": size_text(int(measured)) if measured else _resident(ranks),
         "phase": f"The worst moment is foretold for the {sheet['peak_phase']} phase."
         if "peak_phase" in sheet
         else "",
     }
+
+
+def _resident(ranks: Sequence[Mapping[str, Any]]) -> str:
+    """What is known where no device was measured."""
+    if not ranks:
+        return "not measured on this device"
+    most = max(int(told["measured_bytes"]) for told in ranks)
+    return f"{size_text(most)} resident in main memory, libraries included"
 
 
 def _commands(plan: Plan, run: RunFolder) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,8 @@ from llmforge.report.sweep_page import write_sweep_page
 from llmforge.run.ledger import SWEEPS, find_run
 
 _MARK = "sweep.json"
+_FEW = 3
+"""Sweeps that are named when none is called like what was asked for."""
 
 
 def write_report(ref: str, runs: Path, target: Path | None = None) -> Path:
@@ -37,10 +39,7 @@ def write_report(ref: str, runs: Path, target: Path | None = None) -> Path:
             return write_sweep_page(run.path.parent, target)
         return write_run_page(run.path, target)
     except LookupError as error:
-        close = near(ref, [path.name for path in sweeps(runs)])
-        raise _refused("LF743", f"there is no such sweep, and {error.args[0]}",
-                       tuple(f"there is a sweep `{name}`" for name in close),
-                       "llmforge runs") from error  # fmt: skip
+        raise _unknown(ref, runs, str(error.args[0])) from error
     except PlanUnreadable as error:
         raise _refused("LF116", str(error)) from error
     except OSError as error:
@@ -62,6 +61,22 @@ def find_sweep(ref: str, runs: Path) -> Path | None:
 def sweeps(runs: Path) -> list[Path]:
     """Folders of sweeps beside the runs."""
     return sorted(file.parent for file in (runs.parent / SWEEPS).glob(f"*/{_MARK}"))
+
+
+def _unknown(ref: str, runs: Path, why: str) -> ConfigRefused:
+    """What there is instead: sweeps that begin so or are called nearly so, else the newest."""
+    newest_first = sorted(sweeps(runs), key=lambda path: path.stat().st_mtime, reverse=True)
+    known = [path.name for path in newest_first]
+    begun = [name for name in known if name.startswith(ref)]
+    close = [*begun, *near(ref, known)] or known[:_FEW]
+    several = len(begun) > 1
+    message = f"{len(begun)} sweeps begin with `{ref}`" if several else "there is no such sweep"
+    return _refused(
+        "LF743",
+        message if several else f"{message}, and {why}",
+        tuple(f"there is a sweep `{name}`" for name in dict.fromkeys(close)),
+        f"llmforge report {close[0]}" if close else "llmforge runs",
+    )
 
 
 def _refused(

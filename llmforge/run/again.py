@@ -36,8 +36,8 @@ def evaluate_again(plan: Plan, run: RunFolder, request: Request | None = None) -
     from llmforge.build.parts import build_parts
     from llmforge.build.trainer import build_trainer
     from llmforge.stages.evaluate import evaluate
+    from llmforge.stages.peaks import peak_memory
     from llmforge.stages.prepare import prepare
-    from llmforge.stages.train import peak_memory
 
     with activated(plan) as hooks, tempfile.TemporaryDirectory() as scratch:
         hooks.call("at_beginning")

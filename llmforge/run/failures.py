@@ -132,7 +132,7 @@ def _not_saved(error: BaseException, plan: Plan) -> Diagnostic:
 
 
 def _proof_failed(error: BaseException, plan: Plan) -> Diagnostic:
-    found = _about("LF950", error, plan, "fuse")
+    found = _about("LF950", error, plan, "fuse", getattr(error, "hint", None))
     return replace(found, notes=tuple(getattr(error, "notes", ())))
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -62,6 +62,21 @@ class Journal:
     def close(self) -> None:
         """Nothing is pending; this only frees the file."""
         self._file.close()
+
+
+def take_over(path: Path, other: Path, rows: Sequence[Row]) -> None:
+    """Append another journal, and `rows` of this one, at the time of the other's last line.
+
+    The other begins with an attempt of its own, so what stands here already counts no more.
+    """
+    times = [row.time_ms for row, _ in read(other)]
+    own = Journal(path)
+    own._file.write(other.read_bytes() if times else b"")  # noqa: SLF001 - of this module
+    own._heal(path)  # noqa: SLF001 - as above
+    for row in rows:
+        values = dict(row.values)
+        own._write({"t": times[-1] if times else _now(), "step": row.step, "values": values})  # noqa: SLF001 - as above
+    own.close()
 
 
 def read(path: Path, offset: int = 0) -> Iterator[tuple[Row, int]]:

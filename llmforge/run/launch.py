@@ -25,7 +25,7 @@ from typing import Any
 from llmforge import registry
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.plan import Plan
-from llmforge.run import pruning, residents
+from llmforge.run import pruning, resharding, residents
 from llmforge.run.endings import EXIT_FAILED, EXIT_STOPPED, Ending, oom_kills, settle, verdict
 from llmforge.run.environment import PREVIEW, worker_environment
 from llmforge.run.folder import RunBusy, RunFolder
@@ -98,10 +98,10 @@ def run_plan(
 
 def _fused(plan: Plan, trained: Outcome, quiet: bool) -> Outcome:
     """What came of a training and of the merge after it."""
-    from llmforge.run.making.fusing import fuse_after  # which starts workers by this module
+    from llmforge.run.making.after import make_after  # which starts workers by this module
 
     try:
-        fused = fuse_after(plan, quiet)
+        fused = make_after(plan, "fuse", quiet)
     except ConfigRefused as refused:
         return replace(trained, exit_code=1, diagnostic=refused.diagnostics[0])
     reused = trained.reused and fused.reused
@@ -121,9 +121,14 @@ def _run(plan: Plan, stage: str, quiet: bool, preview: int, asked: Asked | None)
             if stage == "train" and run.status() is Status.FINISHED and run.result():
                 return _answer(plan, run, quiet)
             more = {PREVIEW: str(preview)}
-            return _work(plan, RunFolder.create(plan), stage, quiet, handle, more, asked)
+            run = RunFolder.create(plan)
+            if stage == "train" and (line := resharding.take_over(plan, run)) and not quiet:
+                print(line, file=sys.stderr, flush=True)
+            return _work(plan, run, stage, quiet, handle, more, asked)
     except RunBusy:
         return Outcome(run.status(), 1, run.path, diagnostic=_busy(plan, run))
+    except ConfigRefused as refused:  # since it was checked, the other run has changed
+        return Outcome(run.status(), 1, run.path, diagnostic=refused.diagnostics[0])
 
 
 def run_measurement(
@@ -233,6 +238,10 @@ def _work(
     return Outcome(status, exit_code, run.path, result, diagnostic)
 
 
+_ALONE = ("prepare", "answers")
+"""Stages done by one process here, whatever trains: they write for all, and share no work."""
+
+
 def _attempt(
     plan: Plan,
     run: RunFolder,
@@ -243,8 +252,7 @@ def _attempt(
     asked: Asked | None = None,
 ) -> Ending:
     """Start the workers of this machine, or whoever starts them, and wait for the end."""
-    # samples are made by one process, whatever is to train on them
-    kind = "local" if stage == "prepare" else plan.settings["launch"]["kind"]
+    kind = "local" if stage in _ALONE else plan.settings["launch"]["kind"]
     command = registry.component("launch", kind).load_builder()(plan, run.path, stage)
     kills = oom_kills()
     # With the lock's descriptor, the folder stays held while a worker lives, driver or no driver.

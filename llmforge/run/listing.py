@@ -116,16 +116,25 @@ def chosen(everything: Sequence[Listed], asked: Asked) -> list[Listed]:
     sort = (asked.sort or "").lstrip("-")
     wanted = [name for query in queries for name in names(query)]
     _known(everything, [*wanted, *([sort] if sort else [])])
-    found = [one for one in everything if _fits(one, asked, queries)]
+    sweep = _sweep_named(everything, asked.sweep)
+    found = [
+        one
+        for one in everything
+        if _fits(one, asked, queries) and (not asked.sweep or one.value("sweep") in sweep)
+    ]
     if sort:
         found = _sorted(found, sort, downwards=str(asked.sort).startswith("-"))
     return found[: asked.limit]
 
 
+def _sweep_named(everything: Sequence[Listed], text: str | None) -> set[str]:
+    """The sweep of this name, else those whose names begin so, as `llmforge report` takes them."""
+    known = {str(one.value("sweep")) for one in everything if one.value("sweep")}
+    return {text} & known or {name for name in known if name.startswith(text or "")}
+
+
 def _fits(one: Listed, asked: Asked, queries: Iterable[Query]) -> bool:
     if asked.status and str(one.value("status")).lower() != asked.status.lower():
-        return False
-    if asked.sweep and one.value("sweep") != asked.sweep:
         return False
     return all(query.holds(one.value) for query in queries)
 

@@ -81,6 +81,7 @@ def compose_result(
         "baseline": dict(untrained),
         "seconds": round(journal.seconds(run.journal), 3),
         "attempts": run.record().attempts,
+        "resharded": run.read_json("reshard.json"),
         "model": str(run.model),
     }
     return {key: value for key, value in found.items() if value is not None}

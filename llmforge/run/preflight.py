@@ -1,7 +1,8 @@
 """Before a worker is started: is this the machine that the plan is for?
 
 In: a plan. Out: nothing, or a refusal: LF453 to LF467 for a launcher that cannot start (see
-`reach_launch.py`), LF408 for the hardware, which is looked up without torch,
+`reach_launch.py`), LF468 for a run that cannot be gone on from (see `resharding.py`), LF408 for the
+hardware, which is looked up without torch,
 LF625 for a model whose own run is not finished (see `bases.py`), LF812 for one that cannot be had
 here (see `reach.py`), LF920, LF922 or LF924 for an upload
 that the hub would refuse (see `hub/permission.py`).
@@ -14,6 +15,7 @@ from llmforge.plan import Plan
 from llmforge.run.bases import check_base
 from llmforge.run.hub import check_push
 from llmforge.run.reach import check_hub
+from llmforge.run.resharding import check_reshard
 from llmforge.run.starting.commands import is_elsewhere
 from llmforge.run.starting.reach_launch import check_launch
 
@@ -25,11 +27,13 @@ def check_here(plan: Plan, with_base: bool = True) -> None:
         with_base: the model that another run trains must be there already.
 
     Raises:
-        ConfigRefused: LF408, LF625, LF812; LF920, LF922, LF924 for an upload that would be refused.
+        ConfigRefused: LF408, LF468, LF625, LF812; LF920, LF922, LF924 for an upload that would be
+            refused.
     """
     from llmforge.compiler.facts.hardware import probe_hardware
 
     check_launch(plan)
+    check_reshard(plan)
     if is_elsewhere(plan.settings["launch"]):
         check_hub(plan)
         check_push(plan)

@@ -13,6 +13,7 @@ from typing import Any
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.plan import Plan
 from llmforge.run.launch import Outcome, run_plan
+from llmforge.run.preflight import check_here
 
 
 @dataclass
@@ -51,6 +52,24 @@ def settle(plan: Plan, again: Callable[[], Plan] | None, quiet: bool = False) ->
     if outcome.exit_code:
         raise NotPrepared(outcome)
     return again()
+
+
+def run_ready(
+    plan: Plan, again: Callable[[], Plan] | None, stage: str = "train", quiet: bool = False
+) -> Outcome:
+    """Run a stage on this machine, with everything that comes before it.
+
+    Args:
+        again: as for `settle`.
+
+    Raises:
+        ConfigRefused: what this machine cannot run (`preflight.py`); LF513.
+    """
+    check_here(plan)
+    try:
+        return run_plan(settle(plan, again, quiet), stage, quiet=quiet)
+    except NotPrepared as failed:
+        return failed.outcome
 
 
 def prepared_report(plan: Plan) -> dict[str, Any] | None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -104,6 +105,21 @@ def take_over(log: Path, quiet: bool) -> Screen:
         return Screen(log=sys.stdout)
     out, err = (os.fdopen(fd, "w", buffering=1, encoding="utf-8") for fd in terminal)
     return Screen(out, err, sys.stdout)
+
+
+@contextmanager
+def libraries_aside() -> Iterator[None]:
+    """While it lasts, what is printed goes to stderr, down to the C libraries: stdout, which may be
+    a pipe, is for answers."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _console(stream: TextIO) -> Console:

@@ -27,7 +27,7 @@ from llmforge.run.pruning import RunPruned
 from llmforge.run.records import keep_records
 from llmforge.run.signals import StopFlag, StopRequested, stop_with
 from llmforge.run.starting import ranks
-from llmforge.run.starting.agreement import agree, leave
+from llmforge.run.starting.agreement import agree, end, leave
 from llmforge.run.status import Status, timestamp
 from llmforge.track.protocol import NullTracker, Tracker
 
@@ -300,4 +300,4 @@ def start_tracker(plan: Plan, run: RunFolder) -> Tracker:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

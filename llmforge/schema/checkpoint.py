@@ -36,6 +36,11 @@ class CheckpointSpec(Spec):
     """Whether the smaller or the larger metric is the better one."""
     resume: bool
     """Continue from the newest checkpoint when the run folder holds an interrupted run."""
+    reshard: str | None = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+    """Run to go on from with another number of processes, by its id, such as
+    `example-1a2b3c4d5e`: a run of the same plan below `paths.runs`. This run then begins after its
+    newest checkpoint, each row of the data still seen once; random numbers, such as those of
+    dropout, begin anew. null begins with the first step."""
     max_shard_size: str = Field(pattern=r"^\d+(\.\d+)?\s?[KMG]B$")
     """Largest weight file, such as `5GB`, of the final model and of checkpoints; larger models are
     spread over several. An adapter is one file."""

@@ -104,8 +104,10 @@ class QuantizeGptq(Quantizing):
     """Library that rounds: GPT-QModel (`auto`), or AutoGPTQ, without a release since 2024, where it
     is installed and works."""
     kernel: Literal["auto", "auto_trainable", "torch", "exllama_v2", "marlin", "triton"]
-    """Kernel that is named in the saved config and so taken when the folder is loaded; `auto` is
-    the fastest of the machine that loads it."""
+    """Kernel that is named in the saved config and so taken when the folder is loaded. `torch` runs
+    everywhere; `auto` is the fastest of the machine that loads it, which on a GPU may download and
+    compile sources first, and refuse layers that are narrow; `auto_trainable` is the fastest that
+    an adapter can be trained over."""
     calibration: CalibrationSpec
 
 

@@ -65,8 +65,9 @@ class SweepSpec(Spec):
 
     kind: str
     name: str | Auto = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
-    """Folder of the sweep below `sweep.folder`, and its parent run in MLflow. `auto` is the run's
-    name with a digest of what is varied: the same command means the same sweep."""
+    """Folder of the sweep below `sweep.folder`, and its parent run in MLflow. `auto` is the
+    name of the sweep's file, or of the run where no file says what varies, with a digest of what is
+    fixed, varied and sought: the same command means the same sweep."""
     folder: str
     """Parent of the sweeps' folders; a trial lies in `<folder>/<sweep>/<run id>`."""
     space: dict[str, str | int | float | bool | None]

@@ -50,7 +50,7 @@ def answer_all(
         say(f"asking the {name} model" if name != "adapter" else "asking base and adapter")
         model, own = load_place(Folder(Path(folder)), device="auto")
         ids = [one.ids for one in questions]
-        given = complete(model, own, ids, generation, batch=len(ids))
+        given = complete(model, own, ids, generation, batch=max(1, len(ids)))
         for row, answer in zip(rows, given, strict=True):
             row["answers"][name] = decode(own, answer, stops)
         right[name] = sum(row["answers"][name] == row["reference"] for row in rows)

@@ -34,7 +34,8 @@ _ROOM = 0.7
 class ProofFailed(RuntimeError):
     """The merged model is not its base and adapter; nothing of it was kept."""
 
-    def __init__(self, proof: Proof) -> None:
+    def __init__(self, proof: Proof, dtype: str) -> None:
+        """Args: the proof; the format that was merged to."""
         first = proof.first_difference
         where = ""
         if first is not None:
@@ -45,7 +46,12 @@ class ProofFailed(RuntimeError):
             f"the merged model does not agree with base and adapter: {proof.reasons[0]}{where}"
         )
         self.proof = proof
-        self.notes = (*proof.reasons[1:], proof.summary(), "nothing of it was kept")
+        self.notes: tuple[str, ...] = (*proof.reasons[1:], proof.summary())
+        self.hint: str | None = None
+        if proof.rounded_off:
+            self.hint = "fuse.dtype=float32"
+            self.notes += (f"no module is off by more than rounding to {dtype} does",)
+        self.notes += ("nothing of it was kept",)
 
 
 def fuse(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def fuse(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[str, 
         merged = merge(Path(order.base), Path(order.source), made, dtype, settings.shard_size, say)
         proof, compute = prove(plan, order, made, work, screen)
         if not proof.passed:
-            raise ProofFailed(proof)
+            raise ProofFailed(proof, merged.dtype)
         seconds = round(time.monotonic() - begun, 3)
         figures = {
             "merge": merged.to_dict(),

@@ -21,7 +21,6 @@ from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
 from llmforge.run.making.labels import write_label
 from llmforge.run.making.order import Order
-from llmforge.run.making.quantizing import calibration_plan_file
 from llmforge.run.terminal import Screen
 from llmforge.schema.quantize import CalibrationSpec, QuantizeGptq
 from llmforge.stages.fuse import workplace
@@ -61,7 +60,7 @@ def quantize(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[s
     place.mkdir(parents=True)
     try:
         work = Work(plan, source, place / target.name, tokenizer_of(source), say=screen.say)
-        other = _other_plan(run)
+        other = Plan.load(run.path / order.rows) if order.rows else None
         rows = _rows(work, order, other)
         if isinstance(work.spec, QuantizeGptq):
             work.samples = calibration_samples(work, work.spec.calibration, other)
@@ -103,11 +102,6 @@ def calibration_samples(work: Work, asked: CalibrationSpec, other: Plan | None) 
     plan = other if asked.source == "data" and other is not None else work.plan
     rows = None if asked.source == "texts" else prepare(plan).train
     return calibration(asked, rows, work.plan.spec.seed, work.tokenizer, work.source)
-
-
-def _other_plan(run: RunFolder) -> Plan | None:
-    file = calibration_plan_file(run)
-    return Plan.load(file) if file.is_file() else None
 
 
 def _rows(work: Work, order: Order, other: Plan | None) -> Rows:

@@ -27,6 +27,7 @@ from llmforge.run.folder import RunFolder
 from llmforge.run.journal import Journal
 from llmforge.run.pruning import RunPruned, judge_of
 from llmforge.run.signals import StopFlag, StopRequested
+from llmforge.stages.peaks import ALLOCATED, beside, peaks
 from llmforge.track.protocol import Tracker
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ def finish(
     figures = evaluate(plan, parts, trainer)
     recorder({k: v for k, v in figures.items() if k != "samples"}, steps)
     save_final(plan, trainer, run.model)
+    held = peaks()
     if not is_main():
         return {}
     keep_model_card(plan, run)
@@ -202,10 +204,13 @@ def finish(
     found += trainer.publishing.finish()
     for warning in found:
         run.warn(warning.to_dict())
-    memory = outcome.memory(plan, peak_memory())
+    most = max(held, key=lambda peak: peak.measured_bytes)
+    memory = outcome.memory(plan, most.measured_bytes if most.kind == ALLOCATED else None)
     if memory:
         recorder({f"memory_{name}": amount for name, amount in memory.items()}, steps)
         screen.say(terminal.memory_line(memory))
+    if len(held) > 1:
+        recorder({f"memory_rank{one.rank}_bytes": one.measured_bytes for one in held}, steps)
     keep_records(plan, run)
     facts = {
         "steps": steps,
@@ -216,6 +221,7 @@ def finish(
         "total_parameters": total,
         "peak_memory_bytes": memory.get("measured_bytes"),
         "memory": memory or None,
+        "memory_by_rank": beside(plan, held),
         "warnings": [warning.to_dict() for warning in found],
     }
     result = outcome.compose_result(plan, run, figures, untrained, facts)
@@ -342,10 +348,3 @@ def tokens_per_step(plan: Plan, report: Mapping[str, Any]) -> float:
     """Tokens of an average optimizer step, padding not counted."""
     items = report["packing"]["packs"] if report["packing"] else report["train"]["samples"]
     return float(report["train"]["tokens"] / items * plan.settings["trainer"]["global_batch"])
-
-
-def peak_memory() -> int | None:
-    """Highest memory allocated on the GPU; None on a CPU."""
-    import torch
-
-    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None

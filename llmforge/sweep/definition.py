@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,10 @@ def define(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> 
     refuse_on_error([*faults, *pruning_faults(spec, objectives, context, draft.origins)])
     name = spec.name
     if name == "auto":
-        label = str(draft.values.get("name", "sweep"))
+        # a file with a space is what people call the sweep by; else it is of this run
+        option = str(draft.choices.get("sweep") or "").rpartition("/")[2]
+        is_file = bool(spec.space) and option != spec.kind
+        label = option if is_file else str(draft.values.get("name", "sweep"))
         is_search = isinstance(spec, SearchSweep)
         digest = _digest_of(fixed, space.dimensions, objectives, is_search)
         name = f"{label}-{digest[:10]}"
@@ -183,6 +187,14 @@ def _is_about_sweep(text: str) -> bool:
     return key == "sweep" or key.startswith(("sweep.", "hydra.", "hydra/"))
 
 
+def _any_order(fixed: Sequence[str]) -> bool:
+    """Does no override say something of what another one says?"""
+    keys = [text.lstrip("+~").partition("=")[0].partition("@")[0] for text in fixed]
+    # sorted by their parts, a key stands right before those below it
+    parts = sorted(key.replace("/", ".").split(".") for key in keys)
+    return all(after[: len(before)] != before for before, after in pairwise(parts))
+
+
 def _digest_of(
     fixed: Sequence[str],
     dimensions: Sequence[Dimension],
@@ -191,11 +203,12 @@ def _digest_of(
 ) -> str:
     """A grid may get more values, a search other ends of its intervals; both stay what they are.
 
-    A search over other choices is another one: its study could not hold them.
+    A search over other choices is another one: its study could not hold them. The order in which
+    overrides were typed counts only where it changes what they say.
     """
-    keys: list[Any] = [one.key for one in dimensions]
+    keys: list[Any] = sorted(one.key for one in dimensions)
     if is_search:
         keys = [[one.key, one.kind, *one.values, *sorted(one.tags)] for one in dimensions]
     sought = [text for one in objectives for text in (one.name, one.direction)]
-    parts = [list(fixed), keys, *sought]
+    parts = [sorted(fixed) if _any_order(fixed) else list(fixed), keys, *sought]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

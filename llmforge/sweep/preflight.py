@@ -281,7 +281,9 @@ def same_for_all(definition: Definition, points: Sequence[Point]) -> list[Diagno
             origins = tuple(replace(o, where=one.text) if o.where == text else o for o in origins)
             value = f"={first.values[one.key]}"
             if hint is not None and (error.key or "") in one.key and hint.endswith(value):
-                hint = f"{hint.removesuffix(value)}={one.text.partition('=')[2]}"
+                before, _, key = hint.removesuffix(value).rpartition(" ")
+                whole = shlex.quote(f"{key}={one.text.partition('=')[2]}")
+                hint = f"{before} {whole}".lstrip()
         found.append(replace(error, origins=origins, hint=hint))
     return found
 

@@ -101,11 +101,7 @@ class Recorder:
         return None
 
     def _start(self, plan: Plan, *arguments: str) -> subprocess.Popen[bytes]:
-        environ = environment.worker_environment(plan, 1, quiet=True)
-        # a server that is away is asked again by the next record, not by this one
-        environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore"}
+        environ = environment.worker_environment(plan, 1, quiet=True) | {"PYTHONWARNINGS": "ignore"}
         command = [sys.executable, "-m", "llmforge.report.record", str(self._folder), *arguments]
         with (self._folder / _LOG).open("wb") as log:
             return subprocess.Popen(

@@ -92,16 +92,14 @@ class _Search:
         """Batch by batch, until the budget is spent, the space is seen, or something stops it."""
         waiting = self._settle()
         while self._running.goes_on:
-            batch, waiting = waiting[: self._at_once], waiting[self._at_once :]
-            begun = {point.run_id for point in batch}
-            while len(batch) < self._at_once and (point := self._next()) is not None:
-                if point.run_id in begun:
+            batch: dict[str | None, Point] = {}
+            while len(batch) < self._at_once and (point := self._following(waiting)) is not None:
+                if point.run_id in batch:
                     self._ledger.also(point)
                 else:
-                    batch.append(point)
-                    begun.add(point.run_id)
+                    batch[point.run_id] = point
             self._keep()
-            if not (batch and self._running.run(batch)):
+            if not (batch and self._running.run(list(batch.values()))):
                 break
         self._keep()
 
@@ -110,7 +108,7 @@ class _Search:
         waiting = self._settle()
 
         def following() -> Point | None:
-            while (point := waiting.pop(0) if waiting else self._next()) is not None:
+            while (point := self._following(waiting)) is not None:
                 if not self._ledger.is_at_work(str(point.run_id)):
                     break
                 self._ledger.also(point)
@@ -119,6 +117,10 @@ class _Search:
 
         self._running.stream(following, self._at_once)
         self._keep()
+
+    def _following(self, waiting: list[Point]) -> Point | None:
+        """A point of an earlier driver while there is one, then a new one."""
+        return waiting.pop(0) if waiting else self._next()
 
     def _settle(self) -> list[Point]:
         """Trials of earlier drivers: those that are over are told, the others returned, and those

@@ -9,6 +9,7 @@ single combination is no fault of the space: the search is told, and goes elsewh
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -180,12 +181,14 @@ def _axis(one: Dimension, numbers: Numbers | None) -> tuple[Axis | None, Diagnos
         if numbers.types == {int}:
             whole = True
             if not (float(one.low).is_integer() and float(one.high).is_integer()):
-                hint = f"{one.key}={_interval(math.ceil(one.low), math.floor(one.high), log)}"
+                ends = _interval(math.ceil(one.low), math.floor(one.high), log)
+                hint = shlex.quote(f"{one.key}={ends}")
                 message = f"`{bare(one.key)}` is a whole number, and its interval is not"
                 return None, _unfit(one, message, hint=hint)
     if log and one.low <= 0:
         low = 1 if whole else one.high * LOWEST_SHARE
-        better = f"{one.key}={_interval(low, one.high, log)}" if one.high > low else None
+        ends = _interval(low, one.high, log)
+        better = shlex.quote(f"{one.key}={ends}") if one.high > low else None
         message = f"a logarithmic interval of `{bare(one.key)}` starts at {one.low:g}"
         return None, _unfit(one, message, "the logarithm is of numbers above zero", better)
     return Axis(one.key, "int" if whole else "float", (), one.low, one.high, log), None
@@ -235,16 +238,17 @@ def _outside(
 ) -> Diagnostic:
     first = bad[0][1]
     if first.code == "LF101":
-        better = (first.hint or "").partition("=")[0]
-        return replace(first, hint=f"{better}={axis.value()}" if better else None)
+        better = (first.hint or "").lstrip("'").partition("=")[0]
+        return replace(first, hint=shlex.quote(f"{better}={axis.value()}") if better else None)
     told = axis.words() if axis.kind != "choice" else ""
     which = " and ".join(f"{text}" for text, _ in bad)
     if axis.kind == "choice":
         left = [text for text in axis.choices if text not in {value for value, _ in bad}]
-        hint = f"{axis.key}={','.join(left)}" if left else None
+        hint = shlex.quote(f"{axis.key}={','.join(left)}") if left else None
         message = f"`{axis.name}` cannot be {which}"
     else:
-        hint = f"{axis.key}={clipped}" if (clipped := _clipped(axis, numbers)) else None
+        clipped = _clipped(axis, numbers)
+        hint = shlex.quote(f"{axis.key}={clipped}") if clipped else None
         message = f"the interval of `{axis.name}`, {told}, ends outside what it may be: {which}"
     return Diagnostic(
         "LF720",

@@ -7,6 +7,7 @@ it, and the findings LF722 and LF726. Nothing is opened here.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,14 @@ def unusable(address: str, folder: Path, error: Exception) -> Diagnostic:
     notes = [f"{type(error).__name__}: {said}"]
     if at_rest:
         notes.append("without it the search begins anew; runs that finished are not run again")
+        hint = shlex.join(["mv", shown, f"{shown}.broken"])
+    else:
+        notes.append("`auto` keeps the study in the sweep's folder; runs that finished count there")
+        hint = "sweep.storage=auto"
     return Diagnostic(
         "LF726",
         f"the study in {shown} cannot be used",
         key="sweep.storage",
         notes=tuple(notes),
-        hint=f"mv {shown} {shown}.broken" if at_rest else None,
+        hint=hint,
     )

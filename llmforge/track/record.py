@@ -176,6 +176,7 @@ class MlflowRecord:
         plan = self.plan
         recorded = self.run.read_json("environment.json") or {}
         commit = (recorded.get("git") or {}).get("commit", "")
+        resharded = self.run.read_json("reshard.json") or {}
         return {
             "llmforge.fingerprint": plan.fingerprint,
             "llmforge.run_id": plan.run_id,
@@ -185,6 +186,7 @@ class MlflowRecord:
             **{f"llmforge.stage.{name}": digest for name, digest in plan.stages.items()},
             **{f"version.{name}": text for name, text in recorded.get("packages", {}).items()},
             **({"mlflow.source.git.commit": commit} if commit else {}),
+            **{f"llmforge.resharded.{name}": str(told) for name, told in resharded.items()},
             "mlflow.source.name": "llmforge",
             "mlflow.source.type": "LOCAL",
             "mlflow.user": getpass.getuser(),

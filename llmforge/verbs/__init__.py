@@ -81,17 +81,10 @@ def compiled(parsed: argparse.Namespace, *more: str) -> Plan:
 
 def run_stage(parsed: argparse.Namespace, stage: str, saved: Plan | None) -> Outcome:
     """Run a stage of a saved plan, or of the overrides; what is wrong is told."""
-    from llmforge.run.launch import run_plan
-    from llmforge.run.preflight import check_here
-    from llmforge.run.ready import NotPrepared, settle
+    from llmforge.run.ready import run_ready
 
     plan = saved or compiled(parsed)
-    check_here(plan)
-    try:
-        plan = settle(plan, None if saved else lambda: compiled(parsed))
-        outcome = run_plan(plan, stage)
-    except NotPrepared as failed:
-        outcome = failed.outcome
+    outcome = run_ready(plan, None if saved else lambda: compiled(parsed), stage)
     if outcome.diagnostic is not None:
         tell([outcome.diagnostic])
     return outcome

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from llmforge.verbs import MakeVerb, tell
 
 if TYPE_CHECKING:
-    from llmforge.refs.subjects import Asked
+    from llmforge.refs.subjects import Asked, Subject
+    from llmforge.run.making.order import Order
 
 REF_HELP = "a run's id or `last`, a folder, models:/NAME/3, NAME@best, or OWNER/NAME on the hub"
 
@@ -46,15 +47,25 @@ def say(text: str) -> None:
 
 
 def _fuse(parsed: argparse.Namespace) -> int:
-    from llmforge.merging import order_of, replaced
+    from llmforge.merging import order_of
     from llmforge.refs.subjects import find_subject
+
+    subject = find_subject(asked_of(parsed, "fuse"), say)
+    tell(subject.findings)
+    return make(subject, order_of(subject), "merged")
+
+
+def make(subject: Subject, order: Order, done: str) -> int:
+    """Carry an order out, or show the record of the result that is there.
+
+    Args:
+        done: what was done then: `merged`.
+    """
+    from llmforge.merging import replaced
     from llmforge.render import emit
     from llmforge.run.launch import run_making
     from llmforge.run.terminal import made
 
-    subject = find_subject(asked_of(parsed, "fuse"), say)
-    tell(subject.findings)
-    order = order_of(subject)
     if told := replaced(subject, order):
         say(told)
     outcome = run_making(subject.plan, subject.run, order)
@@ -62,6 +73,6 @@ def _fuse(parsed: argparse.Namespace) -> int:
         tell([outcome.diagnostic])
         return outcome.exit_code
     if outcome.reused and outcome.result is not None:
-        say(f"it was merged at {outcome.result['time']}; this is its record")
+        say(f"it was {done} at {outcome.result['time']}; this is its record")
         emit(made(outcome.result))
     return outcome.exit_code

@@ -91,6 +91,7 @@ def load(parsed: argparse.Namespace, place: Place, asked: Asked) -> tuple[Any, A
     import warnings
 
     from llmforge.refs import find_model, load_model
+    from llmforge.run.terminal import libraries_aside
     from llmforge.run.worker import quieten
 
     values = asked.draft.values
@@ -105,13 +106,14 @@ def load(parsed: argparse.Namespace, place: Place, asked: Asked) -> tuple[Any, A
     quieten()
     # PEFT asks transformers for a property by the name that is going out of use
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-    return load_model(
-        place,
-        dtype=getattr(parsed, "dtype", None),
-        quantization=parsed.quantization,
-        adapters=more,
-        device=parsed.device,
-    )
+    with libraries_aside():  # GPT-QModel prints a banner when PEFT imports it
+        return load_model(
+            place,
+            dtype=getattr(parsed, "dtype", None),
+            quantization=parsed.quantization,
+            adapters=more,
+            device=parsed.device,
+        )
 
 
 def compute_of(place: Place) -> str:

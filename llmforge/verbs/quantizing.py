@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 from llmforge.verbs import MakeVerb, tell
-from llmforge.verbs.exporting import REF_HELP, asked_of, say
+from llmforge.verbs.exporting import REF_HELP, asked_of, make, say
 
 
 def add(verb: MakeVerb) -> None:
@@ -23,25 +23,12 @@ def add(verb: MakeVerb) -> None:
 
 
 def _quantize(parsed: argparse.Namespace) -> int:
-    from llmforge.merging import replaced
     from llmforge.refs.subjects import find_subject
-    from llmforge.render import emit
-    from llmforge.run.launch import run_making
     from llmforge.run.making.quantizing import quantize_order
-    from llmforge.run.terminal import made
 
     subject = find_subject(asked_of(parsed, "quantize"), say)
     tell(subject.findings)
     order = quantize_order(
         subject.plan, subject.run, subject.place, subject.step, parsed.config_dirs
     )
-    if told := replaced(subject, order):
-        say(told)
-    outcome = run_making(subject.plan, subject.run, order)
-    if outcome.diagnostic is not None:
-        tell([outcome.diagnostic])
-        return outcome.exit_code
-    if outcome.reused and outcome.result is not None:
-        say(f"it was quantized at {outcome.result['time']}; this is its record")
-        emit(made(outcome.result))
-    return outcome.exit_code
+    return make(subject, order, "quantized")

@@ -455,7 +455,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, llama_like: Path) -> Ca
             model = SETTINGS["model"] | {"family": family}
             if family not in ("llama", "mistral", "qwen2", "qwen3", "gemma"):
                 model["kv_heads"] = model["heads"]
-            spec = parse_or_fail(all_completed(SETTINGS | {"model": model})).model
+            # the one section: completing all of them composes every group
+            spec = component("model", "scratch").spec.model_validate(completed("model", model))
             tokenizer = AutoTokenizer.from_pretrained(llama_like)
             config = AutoConfig.for_model(**config_of(spec, 288))
             config.bos_token_id, config.eos_token_id = 1, 2

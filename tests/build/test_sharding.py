@@ -99,15 +99,12 @@ def of_kind(done: dict[str, Any], kind: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "whole"), [("", 6), ("_lora", 6), ("_packed", 8)])
-def test_two_processes_take_the_steps_of_one(kind, whole, done):
-    """Accumulation included. In the short step that ends an epoch each process must have a batch:
-    the library repeats rows for those that would have none, so only whole steps are compared."""
+@pytest.mark.parametrize("kind", ["", "_lora", "_packed"])
+def test_two_processes_take_the_steps_of_one(kind, done):
+    """Accumulation included, and the short step that ends an epoch."""
     one = done[f"one{kind}"]["losses"][0]
     for name in of_kind(done, kind):
-        found = done[name]["losses"][0]
-        assert found[:whole] == pytest.approx(one[:whole], abs=1e-5), name
-        assert found == pytest.approx(one, abs=0.05), name
+        assert done[name]["losses"][0] == pytest.approx(one, abs=1e-5), name
 
 
 @pytest.mark.slow

@@ -73,6 +73,11 @@ def test_what_the_plan_does_not_own_is_passed_on(written):
 @pytest.mark.parametrize(
     ("claim", "message", "hint"),
     [
+        (
+            {"optimizer": {"type": "AdamW", "params": {"betas": [0.8, 0.99]}}},
+            "`optimizer.params.betas` is [0.8, 0.99], and optimizer.betas is [0.9, 0.95]",
+            "'optimizer.betas=[0.8,0.99]'",
+        ),
         ({"train_batch_size": 64}, "`train_batch_size` is 64, and trainer.global_batch is 32",
          "trainer.global_batch=64"),
         ({"train_micro_batch_size_per_gpu": 4},
@@ -134,6 +139,7 @@ def test_the_plan_may_take_the_file_s_values_over(written):
         ("[1]", "ds.json: not a JSON object of settings"),
         ('{"aio": {}, "aio": {}}', "ds.json: `aio` stands there twice"),
         ('{"zero_optimization": {"stage": 4}}', "ds.json:1: no ZeRO stage from 1 to 3"),
+        ('{"zero_optimization": {"stage": true}}', "ds.json:1: no ZeRO stage from 1 to 3"),
         ("{}", "ds.json: no ZeRO stage from 1 to 3"),
         ('{"zero_optimization": {"stage": 2, "offload_optimizer": "cpu"}}',
          "ds.json:1: `zero_optimization.offload_optimizer` is no mapping"),
@@ -156,6 +162,24 @@ def test_an_unknown_key_is_told_with_the_nearest(written):
         ("DeepSpeed has no key `steps_per_printt`",
          "write `steps_per_print` for `steps_per_printt`"),
     ]  # fmt: skip
+
+
+def test_an_unknown_key_of_the_stage_too(written):
+    written({"zero_optimization": {"stage": 2, "overlap_com": True}})
+
+    assert told("LF431") == [
+        ("DeepSpeed has no key `zero_optimization.overlap_com`",
+         "write `overlap_comm` for `overlap_com`"),
+    ]  # fmt: skip
+
+
+def test_every_key_that_deepspeed_reads_is_known():
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    from llmforge.compiler.rules.deepspeed_file import _OF_ZERO
+
+    fields = DeepSpeedZeroConfig.model_fields.items()
+    assert {field.alias or name for name, field in fields} <= _OF_ZERO
 
 
 def test_only_what_changes_numbers_makes_another_run(written):

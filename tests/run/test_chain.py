@@ -19,8 +19,9 @@ from llmforge.compiler.passes import compile_plan
 from llmforge.diagnostics import ConfigRefused
 from llmforge.plan import Plan
 from llmforge.run.chain import ChainOutcome, run_chain
+from llmforge.run.chain.doing import do
 from llmforge.run.chain.ledger import NAME, Entry
-from llmforge.run.chain.links import links
+from llmforge.run.chain.links import Link, links
 from llmforge.run.chain.telling import overview
 from llmforge.run.folder import RunFolder
 
@@ -89,6 +90,17 @@ def test_stages_that_the_plan_does_not_ask_for_are_left_out_with_a_reason(work: 
     assert told("hardware=cpu", "data.eval_fraction=0", "evaluation=end")["evaluate"] == (
         "no rows are held out"
     )
+    unasked = told("hardware=cpu", "data.eval_fraction=0", "evaluation=end", "lora=small",
+                   "fuse.after_training=true")  # fmt: skip
+    assert (unasked["fuse"], unasked["answers"]) == (None, "no rows are held out")
+
+
+def test_what_was_measured_without_perplexity_is_not_measured_again(work: Path):
+    plan = compile_plan(["hardware=cpu"])
+    run = RunFolder.create(plan)
+    run.write_json("evaluation.json", {"eval_loss": 0.69, "eval_rewards_margin": 0.1})
+    done = do(Link("evaluate", "evaluate", plan), quiet=True)
+    assert (done.code, done.reused, done.place) == (0, True, str(run.path / "evaluation.json"))
 
 
 def test_the_run_that_trains_the_model_comes_first(work: Path):
@@ -126,6 +138,16 @@ def test_refusals(llmforge: Callable, command: str, code: str, hint: str):
     assert f"error[{code}]" in ran.err
     assert f"hint: {hint}" in ran.err
     assert not Path("runs").exists(), "nothing was begun"
+
+
+def test_what_follows_on_a_job_needs_its_end(work: Path):
+    pytest.importorskip("submitit")
+    job = ("launch=slurm", "launch.executor=local", "launch.wait=false")
+    with pytest.raises(ConfigRefused) as refusal:
+        run_chain(compile_plan(["hardware=cpu", "tracking=none", *job]), quiet=True)
+    [found] = refusal.value.diagnostics
+    assert (found.code, found.hint) == ("LF456", "launch.wait=true")
+    assert not Path("runs").exists()
 
 
 def test_no_room_is_told_before_the_first_stage(work: Path, monkeypatch: pytest.MonkeyPatch):
@@ -211,6 +233,7 @@ def begun(*overrides: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", ["base: train", "prepare", "train", "fuse", "answers"])
 def test_a_chain_that_was_killed_goes_on(work: Path, stage: str):
     words = (*TUNED, "fuse.after_training=true")
@@ -250,6 +273,7 @@ def wait_for(plan: Plan, stage: str, driver: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_failed_stage_ends_the_chain_and_says_how_to_go_on(work: Path):
     words = [*FUSED, "tracking=none", "fuse.max_difference=0", "fuse.dtype=bfloat16"]
     outcome = run_chain(compile_plan(words), quiet=True)

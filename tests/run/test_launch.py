@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from llmforge.compiler.passes import compile_plan
 from llmforge.plan import Plan
 from llmforge.run import launch
 from llmforge.run.folder import RunFolder
-from llmforge.run.launch import run_plan
+from llmforge.run.launch import run_answers, run_plan
 from llmforge.run.starting import commands
 from llmforge.run.status import Status
 
@@ -167,6 +168,14 @@ def test_measuring_again_never_spoils_a_finished_run(plan: Plan, worker: Worker)
     worker("sys.exit(0)", prelude=quiet)
     assert run_plan(plan, "evaluate").exit_code == 0
     assert run.record().attempts == 1
+
+
+def test_answers_are_given_by_one_process_whatever_has_trained(work: Path, worker: Worker) -> None:
+    many = compile_plan(["hardware=cpu", "launch=torchrun", "launch.processes=2"])
+    run = RunFolder.create(many)
+    worker('open(run.path / "world", "w").write(os.environ.get("WORLD_SIZE", "one"))')
+    assert run_answers(many, run, {}).exit_code == 0
+    assert (run.path / "world").read_text() == "one"
 
 
 def test_without_a_model_there_is_nothing_to_measure(plan: Plan) -> None:

@@ -63,7 +63,7 @@ def test_runs_and_trials_the_newest_first():
 
 def test_filters():
     assert listed(status="finished") == ["trial-1", "own-1"]
-    assert listed(sweep="grid") == ["trial-2", "trial-1"]
+    assert listed(sweep="grid") == listed(sweep="gr") == ["trial-2", "trial-1"]
     assert listed(where=["optimizer.lr>1e-4 and optimizer.lr<4e-4"]) == ["trial-1", "own-2"]
     assert listed(where=["eval_loss<3", "sweep=null"]) == ["own-1"]
     assert listed(where=["baseline.eval_loss>5"]) == ["own-1"]

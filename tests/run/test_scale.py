@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 Make = Callable[..., Plan]
 TWO = ("tracking=none", "launch.processes=2", "trainer.accumulation=1")
+FOUR = ("tracking=none", "launch.processes=4", "trainer.accumulation=1", "trainer.micro_batch=2")
 CLOSE = 1e-4
 ROOT = str(Path(__file__).parents[2])
 
@@ -112,6 +114,10 @@ class TestEveryLauncher:
         assert run.status() is Status.FINISHED
         assert run.log(1).is_file()
         assert len((run.read_json("nodes.json") or {})["ranks"]) == 2
+        assert outcome.result
+        held = outcome.result["memory_by_rank"]
+        assert [told["rank"] for told in held] == [0, 1]
+        assert all(told["measured_bytes"] > 0 and told["foretold_bytes"] > 0 for told in held)
         steps = [row.step for row, _ in read(run.journal) if "train_loss" in row.values]
         assert steps == sorted(set(steps)), "rank 0 alone writes"
 
@@ -184,6 +190,44 @@ class TestARankThatDies:
         run = RunFolder.open(outcome.folder)
         assert run.record().attempts == 2
         assert not list(run.path.glob("failure-rank1.json"))
+
+
+class TestAnotherNumber:
+    """A run goes on with more processes or fewer, as one that was never disturbed."""
+
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            (("launch=torchrun", *TWO), ("tracking=none",)),
+            (("tracking=none",), ("launch=torchrun", *TWO)),
+            (
+                ("launch=torchrun", *TWO, "fsdp=full_shard"),
+                ("launch=torchrun", *FOUR, "fsdp=full_shard"),
+            ),
+        ],
+        ids=["2-1", "1-2", "fsdp2-4"],
+    )
+    def test_it_goes_on(
+        self,
+        tiny: Make,
+        alone: tuple[float, float],
+        before: tuple[str, ...],
+        after: tuple[str, ...],
+    ) -> None:
+        first = run_plan(tiny(*before, "name=before"), quiet=True)
+        assert first.exit_code == 0, first.diagnostic
+        shutil.rmtree(first.folder / "checkpoints" / "checkpoint-12")  # as if it had died there
+        words = (*after, "name=after", f"checkpoint.reshard={first.folder.name}")
+        outcome = run_plan(tiny(*words), quiet=True)
+
+        assert losses(outcome) == pytest.approx(alone, abs=CLOSE)
+        curve = history(RunFolder(outcome.folder).journal)
+        whole = history(RunFolder(first.folder).journal)
+        assert list(curve["train_loss"]) == list(whole["train_loss"])
+        assert outcome.result
+        told = outcome.result["resharded"]
+        assert told["from"] == first.folder.name
+        assert list(curve["processes"]) == [0, told["step"]]
 
 
 class TestStopping:

@@ -285,6 +285,16 @@ def test_a_missing_package_is_told_with_the_command(
     assert "vLLM is not installed" in llmforge("serve last --engine vllm").err
 
 
+def test_a_prompt_that_takes_long_does_not_hold_up_the_end() -> None:
+    from llmforge.stages.serving.answering import Answers
+
+    answers, release = Answers("float32"), threading.Event()
+    answers._thread.submit(release.wait)
+    answers.settle(0.05)
+    release.set()
+    answers.settle(5)
+
+
 def test_ctrl_c_ends_answers_and_the_process(served: Served) -> None:
     """The last test: it ends the module's server."""
     body = {"prompt": "3 comes", "max_tokens": 2000}

@@ -38,6 +38,7 @@ def test_hydras_grammar_is_the_grammar(work, text, values):
 
 def test_a_sweep_under_version_control(work):
     found = define(["sweep=lora_lr"])
+    assert found.name == f"lora_lr-{found.digest()[:10]}"
 
     assert [d.key for d in found.dimensions] == ["lora", "optimizer.lr"]
     assert (found.objective, found.direction) == ("eval_loss", "minimize")
@@ -104,3 +105,16 @@ def test_what_is_no_sweep_is_refused(work, overrides, code):
 )
 def test_directions(work, objective, direction):
     assert define(["seed=1,2", f"sweep.objective={objective}"]).direction == direction
+
+
+def digest(*overrides: str) -> str:
+    return define(["hardware=cpu", *overrides]).digest()
+
+
+def test_the_order_of_words_makes_no_other_sweep(work):
+    asked = ("lora=none,small", "seed=1,2", "trainer.epochs=null", "trainer.max_steps=5")
+    assert digest(*asked) == digest(*reversed(asked))
+    assert digest(*asked) != digest(*asked, "name=other")
+    # where the last word counts, another order says something else
+    twice = ("seed=1,2", "trainer.log_every=1", "trainer.log_every=2")
+    assert digest(*twice) != digest(*reversed(twice))

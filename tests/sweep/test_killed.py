@@ -108,12 +108,14 @@ def table(work: Path) -> str:
     return "\n".join(rows)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "at_once"), [("basic", 1), ("joblib", 2)])
-def test_a_driver_that_is_killed_twice_repeats_nothing(start, work, launcher, at_once):
-    if launcher == "joblib":
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    line = f"seed=1,2,3 trainer.max_steps=300 hydra/launcher={launcher} sweep.at_once={at_once}"
+def killed_twice(
+    start: Callable[..., subprocess.Popen[str]], work: Path, line: str
+) -> tuple[dict[str, float], int, str]:
+    """A sweep whose driver is killed twice at a random time, and then goes on to its end.
+
+    Returns:
+        When each run that was over before the last start had ended; exit code and output of that.
+    """
     draw = random.SystemRandom()
     done: dict[str, float] = {}
     for kill in range(2):
@@ -130,6 +132,16 @@ def test_a_driver_that_is_killed_twice_repeats_nothing(start, work, launcher, at
         }
     code, out = ended(start(line))
     print(f"after the third start\n{table(work)}\n{out}")
+    return done, code, out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "at_once"), [("basic", 1), ("joblib", 2)])
+def test_a_driver_that_is_killed_twice_repeats_nothing(start, work, launcher, at_once):
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    line = f"seed=1,2,3 trainer.max_steps=300 hydra/launcher={launcher} sweep.at_once={at_once}"
+    done, code, out = killed_twice(start, work, line)
 
     runs = trials(work)
     assert code == 0, out
@@ -157,22 +169,7 @@ def test_a_search_whose_driver_is_killed_twice_repeats_nothing(start, work, laun
         "sweep=search sweep.trials=5 sweep.startup=2 'optimizer.lr=tag(log,interval(1e-4,1e-2))' "
         f"lora=none,small trainer.max_steps=200 hydra/launcher={launcher} sweep.at_once={at_once}"
     )
-    draw = random.SystemRandom()
-    done: dict[str, float] = {}
-    for kill in range(2):
-        driver = start(line)
-        until(lambda: training(work), driver)
-        time.sleep(draw.uniform(0.0, 8.0))
-        driver.kill()
-        driver.wait()
-        print(f"after kill {kill + 1}\n{table(work)}")
-        done |= {
-            run.run_id: (run.path / "result.json").stat().st_mtime
-            for run in trials(work)
-            if run.status() is Status.FINISHED
-        }
-    code, out = ended(start(line))
-    print(f"after the third start\n{table(work)}\n{out}")
+    done, code, out = killed_twice(start, work, line)
 
     assert code == 0, out
     runs = {run.run_id: run for run in trials(work)}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from llmforge.run.folder import RunFolder
 from llmforge.run.status import Status
 from llmforge.sweep.definition import define
 from llmforge.sweep.driver import drive
-from llmforge.sweep.jobs import place_of, place_override, trial_folder
+from llmforge.sweep.jobs import Place, place_of, place_override, trial_folder
 from llmforge.sweep.launchers import ENGINES, QUEUED, at_once, faults, is_streamed
 from llmforge.sweep.preflight import examine, grid
 from llmforge.sweep.sharing import shares
@@ -148,9 +151,22 @@ def test_ours_for_ray_is_found_by_hydra():
 
 
 def test_a_job_is_told_its_place():
-    assert place_of(["+sweep_trial=x", place_override(1, 2)]) == (1, 2)
-    assert place_of(["+sweep_trial=x"]) == (0, 1)
-    assert place_override(1, 2) == "+sweep_place=[1,2]"
+    assert place_of(["+sweep_trial=x", place_override(1, 2)]) == Place(1, 2, os.getpid())
+    assert place_of(["+sweep_trial=x"]) == Place(0, 1)
+
+
+def test_a_pools_process_ends_when_its_driver_was_gone_before_it_began():
+    driver = subprocess.Popen([sys.executable, "-c", ""])
+    driver.wait()
+    code = (
+        "import sys, time; from llmforge.sweep.jobs import Place, in_company\n"
+        f"with in_company(Place(0, 2, {driver.pid})): time.sleep(2); print('done', flush=True)\n"
+        "time.sleep(60)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout == "done\n"  # the trial at hand came to its end
 
 
 def test_devices_and_threads_are_divided(work, monkeypatch):

@@ -10,7 +10,7 @@ from llmforge.run.folder import RunFolder
 from llmforge.run.status import Status
 from llmforge.sweep import preflight
 from llmforge.sweep.definition import define
-from llmforge.sweep.preflight import State, examine, grid, refusals
+from llmforge.sweep.preflight import State, examine, grid
 from llmforge.sweep.table import summary
 
 SMALL = ("hardware=cpu", "tracking=none")
@@ -21,21 +21,35 @@ def look(*overrides: str) -> list[preflight.Point]:
     return examine(definition, grid(definition))
 
 
-def test_a_grid_with_two_planted_refusals_and_one_duplicate(work):
-    points = look(
-        "trainer.global_batch=32,64,100",
-        "trainer.micro_batch=16",
-        "optimizer.lr=1e-3,2e-3",
-        "lora=none,small",
-    )
+TWELVE = (
+    "trainer.global_batch=16,24,32,40 trainer.micro_batch=auto,4,16 lora=small "
+    "trainer.epochs=null trainer.max_steps=10 hardware=cpu tracking=none"
+)
+"""Micro batch 16 does not divide 24 and 40, and is what `auto` comes to beside 16."""
 
-    assert len(points) == 12
-    refused = [p for p in points if p.state is State.REFUSED]
-    assert {p.values["trainer.global_batch"] for p in refused} == {"100"}
-    assert {p.codes for p in refused} == {("LF204",)}
-    assert len([p for p in points if p.state is State.NEW]) == 8
-    assert summary(points) == "12 points · 4 refused (LF204) · 8 to run"
-    assert [(d.code, d.hint) for d in refusals(points)] == [("LF715", "sweep.refused=skip")]
+
+def test_a_grid_with_two_planted_refusals_and_one_duplicate(llmforge, work):
+    told = llmforge(f"sweep {TWELVE} --dry-run")
+
+    assert told.code == 0, told.err
+    first, _, *rows = told.out.splitlines()
+    assert first.endswith("12 points · 1 duplicate · 2 refused (LF204) · 9 to run")
+    states = [row.split()[3] for row in rows[:12]]
+    assert (states[2], states[5], states[11]) == ("duplicate", "refused", "refused")
+    assert rows[2].split()[4] == rows[0].split()[4]  # the run of the first point
+    assert states.count("new") == 9
+    assert told.err.count("warning[LF715]") == 2
+    assert "trainer.global_batch=24 trainer.micro_batch=16" in told.err
+    assert not (work / "multirun").exists()
+
+
+def test_a_sweep_that_takes_no_refused_points_starts_none(llmforge, work):
+    told = llmforge(f"sweep {TWELVE} sweep.refused=stop")
+
+    assert told.code == 2
+    assert told.err.count("error[LF715]") == 2
+    assert "hint: sweep.refused=skip" in told.err
+    assert not list(work.glob("multirun/*/*/plan.json"))
 
 
 def test_a_model_that_another_run_trains_must_be_there(work):

@@ -42,7 +42,7 @@ class Launcher:
         folder = trial_folder(job)
         assert folder is not None
         run = RunFolder.open(folder)
-        seed, place = int(run.plan().settings["seed"]), place_of(job)[0]
+        seed, place = int(run.plan().settings["seed"]), place_of(job).number
         with self.changed:
             assert first == len(self.begun)
             assert place not in self._places

@@ -225,6 +225,17 @@ def test_proposals_that_are_one_run_are_run_once(work):
     assert len({trial.value for trial in told}) <= 2
 
 
+def test_proposals_that_are_one_run_are_run_once_also_after_a_kill(work):
+    words = ("trainer.log_every=1,2,3", "sweep.trials=3", "sweep.sampler=grid")
+    with pytest.raises(Killed):
+        searched(Launcher(killed_at=1), *words, at_once=3)
+    launcher = Launcher()
+    found = searched(launcher, *words, at_once=3)
+
+    assert len(launcher.started) == 1
+    assert [trial.state.name for trial in study_of(found).trials] == ["COMPLETE"] * 3
+
+
 def test_failed_trials_are_told_and_cost_one(work):
     def figures(settings: dict[str, Any]) -> dict[str, float] | Status:
         return Status.FAILED if settings["optimizer"]["lr"] > BEST_LR else loss(settings)
@@ -376,8 +387,9 @@ def test_a_locked_database_is_told(work):
         with pytest.raises(ConfigRefused) as refused:
             searched(Launcher(), *words)
     other.close()
-    assert refused.value.diagnostics[0].code == "LF726"
-    assert "locked" in " ".join(refused.value.diagnostics[0].notes)
+    (told,) = refused.value.diagnostics
+    assert (told.code, told.hint) == ("LF726", "sweep.storage=auto")
+    assert "locked" in " ".join(told.notes)
 
 
 def test_ends_of_an_interval_may_move_and_choices_may_not(work):

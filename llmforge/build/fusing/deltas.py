@@ -7,7 +7,7 @@ IA3, VeRA, trained tokens, experts) is PEFT's `merge`.
 A hollow model has every weight's shape, and no memory: each is one zero that is repeated. Unlike
 the meta device it lets PEFT put the adapter's own weights where they can be computed with.
 
-This module reads no base weights by itself and writes nothing (`fusing.py`).
+This module reads no base weights by itself and writes nothing (`merge.py`).
 """
 
 from __future__ import annotations

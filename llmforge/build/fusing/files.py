@@ -4,7 +4,7 @@ In: a folder with safetensors, single or sharded. Out: its tensors by name; and 
 with its index, from tensors that come one after the other. Beside them: tokenizer and generation
 files, which are copied as they are.
 
-This module knows nothing of adapters (`fusing.py`).
+This module knows nothing of adapters (`merge.py`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Both are run in the same arithmetic. Rounding a sum of weights to bfloat16 moves
 hundredths of a deviation; an adapter that is missing, or in force by half, moves it by far more.
 Where the bounds come from is told in `conf/fuse/default.yaml`.
 
-This module merges nothing (`fusing.py`) and prints nothing.
+This module merges nothing (`merge.py`) and prints nothing.
 """
 
 from __future__ import annotations
@@ -112,6 +112,9 @@ class Proof:
     """What tokenizer, template and stops have otherwise; empty when all is equal."""
     first_difference: Module | None
     """Looked for when the proof fails by figures."""
+    rounded_off: bool
+    """It failed by figures, and no module is off by more than rounding to the fused format does: in
+    float32 it would pass."""
     bounds: Bounds
 
     def to_dict(self) -> dict[str, Any]:
@@ -176,10 +179,11 @@ def prove(beside: Load, fused: Load, probes: Sequence[Probe], bounds: Bounds, st
     if rows:
         reasons.append(f"the fused model has {abs(rows)} rows {'more' if rows > 0 else 'fewer'}")
     figures = bool(reasons)
+    rounding = figures and wrong is None and not rows and side.dtype != "float32"
     reasons += told
     return Proof(
         not reasons, tuple(reasons), whole, sum(one.text.same for one in compared),
-        tuple(compared), told, (wrong or most) if figures else None, bounds,
+        tuple(compared), told, (wrong or most) if figures else None, rounding, bounds,
     )  # fmt: skip
 
 
@@ -202,7 +206,9 @@ def _looked(side: Side, probes: Sequence[Probe], bounds: Bounds, store: Path) ->
 
 
 def _stops(tokenizer: Any, generation: Any) -> list[int]:
-    known = getattr(generation, "eos_token_id", None) or tokenizer.eos_token_id
+    known = getattr(generation, "eos_token_id", None)
+    if known is None:
+        known = tokenizer.eos_token_id
     return [known] if isinstance(known, int) else list(known or [])
 
 

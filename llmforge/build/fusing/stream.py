@@ -3,7 +3,7 @@
 In: a hollow model, the base's files, an adapter. Out: the weights and config.json of the fused
 model, in the names of the base's own files. Memory holds one shard and the largest module.
 
-This module does not choose between this way and the other (`fusing.py`).
+This module does not choose between this way and the other (`merge.py`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ In: the base's folder and the adapter's. Out: the weights and config.json of the
 holds one copy of the model in its own format, the largest module in float32, and a shard.
 
 For bases whose files transformers rearranges while loading, and adapters whose start PEFT takes
-out of the base; others stream (`fusing_stream.py`).
+out of the base; others stream (`stream.py`).
 """
 
 from __future__ import annotations

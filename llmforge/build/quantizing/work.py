@@ -2,8 +2,8 @@
 
 In: a plan whose section `quantize` names a kind, the folder of a full model. Out: a folder that
 plain transformers reads: packed safetensors, config with its `quantization_config`, generation
-config, tokenizer with its chat template. How weights are rounded is `quantizing_gptq.py`'s and
-`quantizing_packed.py`'s; what the rounding cost is measured in `quantized_figures.py`.
+config, tokenizer with its chat template. How weights are rounded is `gptq.py`'s and `packed.py`'s;
+what the rounding cost is measured in `figures.py`.
 """
 
 from __future__ import annotations

@@ -54,6 +54,8 @@ def read_hosts(path: str) -> Hosts:
             return Hosts(slots, f"{path}:{number} is not `host slots=N`: {text[:60]}", number)
         if found[1] in slots:
             return Hosts(slots, f"{path}:{number} names {found[1]} a second time", number)
+        if int(found[2]) == 0:
+            return Hosts(slots, f"{path}:{number} gives {found[1]} no slot", number)
         slots[found[1]] = int(found[2])
     return Hosts(slots, None if slots else f"{path} names no host")
 

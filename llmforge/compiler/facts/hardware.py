@@ -78,3 +78,18 @@ def _cpu() -> dict[str, Any]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def driver_version() -> str | None:
+    """Version of the GPU driver; None where it does not answer, or there is none."""
+    try:
+        told = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],  # noqa: S607 - the driver's own tool
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.splitlines()[0].strip() if told.strip() else None

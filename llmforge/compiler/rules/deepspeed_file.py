@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmforge.compiler.context import Context
-from llmforge.compiler.preset_deepspeed import GATHER, OWNED, SWITCHES, ZERO
+from llmforge.compiler.parse import override
+from llmforge.compiler.preset_deepspeed import (
+    FIELDS,
+    GATHER,
+    OFFLOADS,
+    OLD_OFFLOADS,
+    OWNED,
+    SWITCHES,
+    ZERO,
+)
 from llmforge.compiler.rules.base import rule
 from llmforge.diagnostics import Diagnostic, near
 from llmforge.schema.distributed import HARMLESS, Zero
@@ -21,6 +30,25 @@ KNOWN = HARMLESS | {
     *("fp16", "bf16", "zenflow", "monitor_config"),
 }
 """Top-level keys of DeepSpeed 0.19 that the plan does not own."""
+
+_OF_ZERO = frozenset(
+    {
+        *FIELDS,
+        *OFFLOADS,
+        *OLD_OFFLOADS,
+        *("stage", GATHER, "stage3_gather_fp16_weights_on_model_save", "zenflow", "leaf_module"),
+        *("use_multi_rank_bucket_allreduce", "compute_grad_norm", "load_from_fp32_weights"),
+        *("elastic_checkpoint", "cpu_offload_param", "cpu_offload_use_pin_memory"),
+        *("stage3_model_persistence_threshold", "stage3_module_granularity_threshold"),
+        *("stage3_use_all_reduce_for_fetch_params", "stage3_allgather_sequential"),
+        *("ignore_unused_parameters", "legacy_stage1", "parameter_alignment"),
+        *("zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_gradients"),
+        *("zero_quantized_nontrainable_weights", "memory_efficient_linear"),
+        *("pipeline_loading_checkpoint", "override_module_apply", "log_trace_cache_warnings"),
+        *("enable_sanity_checks", "save_muon_momentum_buffer_in_memory"),
+    }
+)
+"""Keys of `zero_optimization` in DeepSpeed 0.19, which ends at any other."""
 
 OPTIMIZERS = {"adam": "adamw", "adamw": "adamw", "lion": "lion", "sgd": "sgd", "muon": "muon"}
 """Name in a file, small -> beginning of the plan's kind."""
@@ -81,12 +109,12 @@ def _compared(context: Context, name: str, value: Any) -> tuple[str, Any, str | 
     }
     if name in plain:
         key, now = plain[name]
-        return None if now is None else (key, now, f"{key}={value}")
+        return None if now is None else (key, now, override(key, value))
     section, _, rest = name.partition(".params.")
     if section == "optimizer" and rest:
-        now = getattr(spec.optimizer, rest, None)
+        key, now = f"optimizer.{rest}", getattr(spec.optimizer, rest, None)
         now = list(now) if isinstance(now, tuple) else now
-        return None if now is None else (f"optimizer.{rest}", now, f"optimizer.{rest}={value}")
+        return None if now is None else (key, now, override(key, value))
     return _named(context, name, value)
 
 
@@ -119,7 +147,8 @@ def _named(context: Context, name: str, value: Any) -> tuple[str, Any, str | Non
 
 @rule("LF431", "unknown or owned key of DeepSpeed")
 def odd_key(context: Context) -> Iterator[Diagnostic]:
-    """DeepSpeed takes a misspelt key without a word and does not do what it says. And a key that
+    """DeepSpeed takes a misspelt key without a word and does not do what it says; of one in
+    `zero_optimization` it dies when the model is there. And a key that
     the plan owns (batch sizes, clipping, precision, optimizer, scheduler) has its place there: in
     `deepspeed.more` it would stand against the plan.
     """
@@ -137,10 +166,17 @@ def odd_key(context: Context) -> Iterator[Diagnostic]:
                 hint=f"take `{name}` out of `deepspeed.more`",
             )
         elif name not in KNOWN:
-            guess = near(name, sorted(KNOWN | OWNED | {ZERO}), 1)
-            yield Diagnostic(
-                "LF431",
-                f"DeepSpeed has no key `{name}`",
-                key=f"deepspeed.more.{name}",
-                hint=f"write `{guess[0]}` for `{name}`" if guess else f"take `{name}` out",
-            )
+            yield _unknown(name, name, sorted(KNOWN | OWNED | {ZERO}))
+        elif name == ZERO and isinstance(value, Mapping):
+            for part in [part for part in value if part not in _OF_ZERO]:
+                yield _unknown(part, f"{ZERO}.{part}", sorted(_OF_ZERO))
+
+
+def _unknown(name: str, place: str, known: list[str]) -> Diagnostic:
+    guess = near(name, known, 1)
+    return Diagnostic(
+        "LF431",
+        f"DeepSpeed has no key `{place}`",
+        key=f"deepspeed.more.{place}",
+        hint=f"write `{guess[0]}` for `{name}`" if guess else f"take `{name}` out",
+    )

@@ -25,6 +25,8 @@ _PACKAGES: dict[type[LaunchSpec], tuple[str, str]] = {
 }
 """Launcher -> the package that does it, and the extra that brings it."""
 
+_LAST_PORT = 65_535
+
 
 @rule("LF450", "num_gpus against launch.processes")
 def num_gpus_against_processes(context: Context) -> Iterator[Diagnostic]:
@@ -101,7 +103,17 @@ def nodes_without_a_meeting_point(context: Context) -> Iterator[Diagnostic]:
     Under Slurm, and with a hostfile (`launch=deepspeed`), one command is enough.
     """
     launch = context.spec.launch
-    if not isinstance(launch, TorchrunLaunch) or launch.nodes == 1 or launch.node_rank is None:
+    if not isinstance(launch, TorchrunLaunch):
+        return
+    host, _, port = launch.rendezvous.rpartition(":")
+    if host and not 0 < int(port) <= _LAST_PORT:
+        yield Diagnostic(
+            "LF453",
+            f"there is no port {port}: they go from 1 to {_LAST_PORT:,}",
+            key="launch.rendezvous",
+            hint=None if ":" in host else f"launch.rendezvous={host}:29500",
+        )
+    if launch.nodes == 1 or launch.node_rank is None:
         return
     if launch.node_rank >= launch.nodes:
         yield Diagnostic(
@@ -110,6 +122,9 @@ def nodes_without_a_meeting_point(context: Context) -> Iterator[Diagnostic]:
             key="launch.node_rank",
             hint=f"launch.node_rank={launch.nodes - 1}",
         )
+
+
+_HOSTFILE = "`launch.hostfile` is a file with a line `host slots=N` for each machine"
 
 
 @rule("LF454", "hostfile that cannot be used")
@@ -129,13 +144,18 @@ def unusable_hostfile(context: Context) -> Iterator[Diagnostic]:
                 "LF454",
                 f"{launch.nodes} nodes, and no hostfile that names them",
                 key=key,
-                hint="launch.hostfile=<file>",
+                notes=(_HOSTFILE,),
+                hint="launch.nodes=1",
             )
         return
     hosts = read_hosts(launch.hostfile)
     if hosts.fault is not None:
         yield Diagnostic(
-            "LF454", f"hostfile: {hosts.fault}", key=key, hint="launch.hostfile=<file>"
+            "LF454",
+            f"hostfile: {hosts.fault}",
+            key=key,
+            notes=(_HOSTFILE, "without one, this machine alone"),
+            hint="launch.hostfile=null",
         )
         return
     if launch.node_count > len(hosts.slots):
@@ -178,7 +198,8 @@ def launcher_missing(context: Context) -> Iterator[Diagnostic]:
 @rule("LF456", "launch settings that contradict one another")
 def contradicting_settings(context: Context) -> Iterator[Diagnostic]:
     """A node's number without other nodes, a job tried out on this machine that has several nodes,
-    GPUs claimed by Ray's workers that the plan's hardware does not have: one of the two is wrong.
+    a queued job that is left to itself where something is to follow on it, GPUs claimed by Ray's
+    workers that the plan's hardware does not have: one of the two is wrong.
     """
     launch = context.spec.launch
     if isinstance(launch, TorchrunLaunch) and launch.nodes == 1 and (launch.node_rank or 0) > 0:
@@ -201,6 +222,13 @@ def contradicting_settings(context: Context) -> Iterator[Diagnostic]:
             f"the warning comes {launch.warning} s before the end of a job of {launch.minutes} min",
             key="launch.warning",
             hint=f"launch.warning={launch.minutes * 20}",
+        )
+    if isinstance(launch, SlurmLaunch) and not launch.wait and context.spec.fuse.after_training:
+        yield Diagnostic(
+            "LF456",
+            "the adapter is fused when the job is over, and nobody waits for that",
+            key="launch.wait",
+            hint="launch.wait=true",
         )
     if isinstance(launch, RayLaunch) and isinstance(launch.gpus, int):
         yield from _claimed_gpus(context, launch.gpus)

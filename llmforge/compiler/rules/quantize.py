@@ -132,7 +132,8 @@ def no_calibration(context: Context) -> Iterator[Diagnostic]:
 def kernel_needs_gpu(context: Context) -> Iterator[Diagnostic]:
     """`quantize.kernel` is written into the result and taken by whoever loads it; what was made is
     also read back and measured on this machine. ExLlama, Marlin and Triton run on GPUs alone, and
-    so does AutoGPTQ. `auto` leaves the choice to the machine that loads the folder.
+    so does AutoGPTQ. `torch` runs everywhere; `auto` leaves the choice to the machine that loads
+    the folder, which may compile a kernel first, or take one that refuses narrow layers.
     """
     chosen = context.spec.quantize
     if not isinstance(chosen, QuantizeGptq) or hardware(context).device == "cuda":
@@ -142,7 +143,7 @@ def kernel_needs_gpu(context: Context) -> Iterator[Diagnostic]:
             "LF967",
             f"the {chosen.kernel} kernel needs a GPU, and the plan is for a CPU",
             key="quantize.kernel",
-            hint="quantize.kernel=auto",
+            hint="quantize.kernel=torch",
         )
     if chosen.backend == "auto_gptq":
         yield Diagnostic(

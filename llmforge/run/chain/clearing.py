@@ -20,6 +20,7 @@ from llmforge.run.folder import RunFolder
 from llmforge.run.making.clearance import check_disk, check_memory
 from llmforge.run.making.order import FOLDERS, record, record_file
 from llmforge.run.preflight import check_here
+from llmforge.run.starting.commands import waits
 from llmforge.run.status import Status
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -34,7 +35,8 @@ def check_chain(plan: Plan, links: Sequence[Link], settles: bool) -> None:
         settles: the plan can be compiled again once its data are prepared.
 
     Raises:
-        ConfigRefused: LF408, LF812, LF92x of a plan that this machine cannot run; LF513; LF625 and
+        ConfigRefused: LF408, LF812, LF92x of a plan that this machine cannot run; LF456 for a job
+            that nobody waits for; LF513; LF625 and
             LF984 for what is left out and was not done before; LF940, LF941 for an adapter that
             cannot be merged, LF945, LF946 for no room to do it.
     """
@@ -43,6 +45,7 @@ def check_chain(plan: Plan, links: Sequence[Link], settles: bool) -> None:
     trained_here = any(link.name != link.stage and link.left_out is None for link in links)
     for one in plans.values():
         check_here(one, with_base=False)
+        _check_waits(one)
     if not trained_here:
         check_base(plan)
     for link in links:
@@ -56,6 +59,23 @@ def check_chain(plan: Plan, links: Sequence[Link], settles: bool) -> None:
     first = next((link for link in own if link.left_out is None), None)
     if first is not None:
         _check_earlier(first, own)
+
+
+def _check_waits(plan: Plan) -> None:
+    """LF456: what follows on a job must know that it is over."""
+    if waits(plan):
+        return
+    raise ConfigRefused(
+        [
+            Diagnostic(
+                "LF456",
+                "`llmforge run` goes on when the job is over, and launch.wait=false leaves it",
+                key="launch.wait",
+                origins=plan.origins.chain("launch.wait"),
+                hint="launch.wait=true",
+            )
+        ]
+    )
 
 
 def _check_merge(plan: Plan) -> None:

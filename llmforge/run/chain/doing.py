@@ -17,6 +17,7 @@ from llmforge.run.chain.links import Link
 from llmforge.run.folder import RunFolder
 from llmforge.run.launch import Outcome, run_answers, run_plan
 from llmforge.run.making import order as making
+from llmforge.run.making.after import make_after
 from llmforge.run.ready import prepared_report
 from llmforge.run.status import Status
 from llmforge.store import prepared_folder
@@ -78,8 +79,8 @@ def _evaluate(plan: Plan, quiet: bool) -> Done:
     measured = {**(run.result() or {})}
     known = run.read_json("evaluation.json") or {}
     name, reused, why = "result.json", False, WITH_TRAINING
-    if _PERPLEXITY not in measured:
-        name, reused, why = "evaluation.json", _PERPLEXITY in known, ""
+    if _LOSS not in measured:
+        name, reused, why = "evaluation.json", _LOSS in known, ""
         if not reused:
             outcome = run_plan(plan, "evaluate", quiet)
             if outcome.exit_code:
@@ -92,28 +93,25 @@ def _evaluate(plan: Plan, quiet: bool) -> Done:
     return Done(0, reused, figures, str(run.path / name), why, _there(run, name))
 
 
-_PERPLEXITY = "eval_perplexity"
+_LOSS = "eval_loss"
+"""What every measurement has; tuning by preferences has no perplexity."""
 _MEASURED = {
-    _PERPLEXITY: "perplexity",
+    "eval_perplexity": "perplexity",
     "exact_match": "exact match",
     "eval_accuracy": "accuracy",
 }
 
 
 def _fuse(plan: Plan, quiet: bool) -> Done:
-    from llmforge.run.making.fusing import fuse_after
-
-    return _made(plan, "fuse", fuse_after(plan, quiet))
+    return _made(plan, "fuse", quiet)
 
 
 def _quantize(plan: Plan, quiet: bool) -> Done:
-    from llmforge.run.making.quantizing import quantize_after
-
-    return _made(plan, "quantize", quantize_after(plan, quiet))
+    return _made(plan, "quantize", quiet)
 
 
-def _made(plan: Plan, stage: making.Stage, outcome: Outcome) -> Done:
-    run = RunFolder(plan.run_folder)
+def _made(plan: Plan, stage: making.Stage, quiet: bool) -> Done:
+    run, outcome = RunFolder(plan.run_folder), make_after(plan, stage, quiet)
     record = outcome.result
     if outcome.exit_code or record is None:
         return _failed(outcome)

@@ -89,7 +89,8 @@ def _not_asked(plan: Plan, stage: str) -> str | None:
     """Why a plan does not ask for a stage; None where it does."""
     settings = plan.settings
     packed = settings["quantize"]["kind"] != "none"
-    if stage == "evaluate" and not (plan.facts["data"].get("rows") or {}).get("evaluation"):
+    held_out = (plan.facts["data"].get("rows") or {}).get("evaluation")
+    if stage == "evaluate" and not held_out:
         return "no rows are held out"
     if stage == "fuse":
         if settings["lora"]["kind"] == "none":
@@ -100,6 +101,8 @@ def _not_asked(plan: Plan, stage: str) -> str | None:
     if stage == "answers":
         if not settings["evaluation"]["samples"]:
             return "evaluation.samples=0"
+        if not held_out:
+            return "no rows are held out"
         return None if makes(plan) else "nothing is made of the trained model"
     return None
 

@@ -65,10 +65,7 @@ class Recorder:
 
     def _start(self) -> subprocess.Popen[str]:
         environ = environment.worker_environment(self._plan, 1, quiet=True)
-        # a server that is away is asked again with the next news
-        environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore"}
+        environ["PYTHONWARNINGS"] = "ignore"
         folder = self._ledger.run.path
         log = folder / _LOG
         log.parent.mkdir(exist_ok=True)

@@ -64,7 +64,7 @@ def fault(found: ModelFolder) -> Diagnostic | None:
     if wrong is None:
         return None
     again = {"fused": "fuse", "quantized": "quantize"}.get(found.what)
-    hint = f"llmforge {again} {found.run.run_id}" if again and found.run is not None else None
+    hint = f"llmforge {again} --run {found.run.run_id}" if again and found.run is not None else None
     return Diagnostic("LF915", f"{found.path} is not what its record says: {wrong}", hint=hint)
 
 

@@ -6,6 +6,7 @@ of an upload that failed: nothing here raises for what the hub, the network or t
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +128,7 @@ def warning(entry: Entry) -> Diagnostic | None:
 
 def _told(plan: Plan | None, order: Order, found: Diagnostic, ref: str) -> Diagnostic:
     """The diagnostic for a person: no secrets, what is safe, and how to repeat it."""
-    again = f"llmforge push {ref} --repository {order.repository}"
+    again = f"llmforge push {shlex.quote(ref)} --repository {order.repository}"
     if order.what not in ("model", "folder") and plan is not None:
         again += f" --what {order.what}"
     key = found.key or "hub.kind"

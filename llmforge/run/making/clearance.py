@@ -8,6 +8,7 @@ figures. What is made replaces only what llmforge made there before (it has a la
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from llmforge.diagnostics import ConfigRefused, Diagnostic
@@ -18,8 +19,13 @@ from llmforge.run.making.labels import LABEL, read_label
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def check_target(folder: Path, stage: str, code: str, plan: Plan) -> None:
+def check_target(
+    folder: Path, stage: str, code: str, plan: Plan, needed: Sequence[Path] = ()
+) -> None:
     """Refuse a folder that holds something else than what the stage makes.
+
+    Args:
+        needed: folders that it is made of; they must stay, whoever has made them.
 
     Raises:
         ConfigRefused: `code`.
@@ -27,6 +33,8 @@ def check_target(folder: Path, stage: str, code: str, plan: Plan) -> None:
     if not folder.exists():
         return
     key, hint = f"{stage}.folder", f"{stage}.folder=<another folder>"
+    if any(one.resolve().is_relative_to(folder.resolve()) for one in needed):
+        raise _refused(plan, code, f"{folder} holds what this is made of", key, (), hint)
     if not folder.is_dir():
         raise _refused(plan, code, f"{folder} is a file", key, (), hint)
     inside = sorted(path.name for path in folder.iterdir())

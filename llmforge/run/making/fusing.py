@@ -12,7 +12,6 @@ from pathlib import Path
 
 from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
-from llmforge.run.launch import Outcome, run_making
 from llmforge.run.making import order as making
 from llmforge.run.making.clearance import check_disk, check_memory, check_target
 from llmforge.run.making.headers import BYTES, Header, main_dtype, size_in
@@ -55,7 +54,7 @@ def fuse_order(
     cache = Path(plan.settings["paths"]["cache"])
     base = find_original(adapter, trained, plan.settings["fuse"]["base"], cache)
     order = making.order(plan, run, "fuse", adapter, label, step, base)
-    check_target(Path(order.target), "fuse", "LF947", plan)
+    check_target(Path(order.target), "fuse", "LF947", plan, (adapter, base.folder))
     if making.finished(run, order) is None:
         _check_room(plan, order, base)
     return order
@@ -87,20 +86,3 @@ def probe_bytes(plan: Plan, headers: dict[str, Header]) -> int:
     """Logits of one probe text in float32, some copies of them."""
     rows = max((one.shape[0] for one in headers.values() if len(one.shape) == 2), default=0)
     return 4 * int(plan.settings["fuse"]["probe_tokens"]) * rows * BYTES["F32"]
-
-
-def fuse_after(plan: Plan, quiet: bool = False) -> Outcome:
-    """Merge the adapter of a run that has just been trained, as `fuse.after_training` asks for.
-
-    Raises:
-        ConfigRefused: LF940-LF947.
-    """
-    from llmforge.compiler.making import making as overlaid
-    from llmforge.diagnostics import refuse_on_error
-
-    run = RunFolder(plan.run_folder)
-    made, found = overlaid(plan)
-    refuse_on_error(found)
-    steps = int((run.result() or {}).get("steps", 0))
-    order = fuse_order(made, run, run.model, run.run_id, steps, plan)
-    return run_making(made, run, order, quiet)

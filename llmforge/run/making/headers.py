@@ -61,11 +61,12 @@ def read_headers(file: Path) -> dict[str, Header]:
     try:
         told = json.loads(text)
         told.pop("__metadata__", None)
-        ends = [entry["data_offsets"][1] for entry in told.values()]
+        ends = [int(entry["data_offsets"][1]) for entry in told.values()]
         found = {
-            name: Header(str(entry["dtype"]), tuple(entry["shape"])) for name, entry in told.items()
+            name: Header(str(entry["dtype"]), tuple(map(int, entry["shape"])))
+            for name, entry in told.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BadHeader(f"{file} is no safetensors file: {error}") from error
     if file.stat().st_size < 8 + length + max(ends, default=0):
         raise BadHeader(f"{file} is cut short")

@@ -67,8 +67,16 @@ def read_label(folder: Path) -> dict[str, Any] | None:
         found = json.loads((folder / LABEL).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    known = isinstance(found, dict) and found.get("layout") == LAYOUT and "stage" in found
-    return found if known else None
+    return found if isinstance(found, dict) and _is_whole(found) else None
+
+
+def _is_whole(found: Mapping[str, Any]) -> bool:
+    """Is it a label, and not some other tool's `llmforge.json`, or one that was cut?"""
+    if found.get("layout") != LAYOUT or not {"stage", "run_id", "files"} <= found.keys():
+        return False
+    files = found["files"]
+    entries = files.values() if isinstance(files, dict) else [None]
+    return all(isinstance(one, dict) and {"bytes", "sha256"} <= one.keys() for one in entries)
 
 
 def labelled_plan(label: Mapping[str, Any]) -> Plan | None:

@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 from llmforge.plan import CODE_VERSION, Plan, canonical_digest
 from llmforge.run.folder import RunFolder
 from llmforge.run.journal import Journal
+from llmforge.run.making.labels import fault_of
 from llmforge.run.outcome import file_digests
 from llmforge.run.status import timestamp
 
@@ -72,6 +73,8 @@ class Order:
     """Of the base's config and weights."""
     trained: bool = True
     """Is the plan the one that the model was trained by, so that its rows are the model's own?"""
+    rows: str = ""
+    """File in the run folder with the plan of calibration rows that are not the run's own."""
 
     def variables(self) -> dict[str, str]:
         """For the worker's environment."""
@@ -174,12 +177,8 @@ def finished(run: RunFolder, wanted: Order) -> dict[str, Any] | None:
         return None
     if known.get("target") != wanted.target:
         return None
-    files: Mapping[str, Mapping[str, Any]] = known.get("files", {})
-    for name, entry in files.items():
-        path = Path(wanted.target) / name
-        if not path.is_file() or path.stat().st_size != int(entry["bytes"]):
-            return None
-    return known if files else None
+    whole = known.get("files") and fault_of(Path(wanted.target), known) is None
+    return known if whole else None
 
 
 def keep_record(

@@ -25,7 +25,6 @@ from llmforge.run.making.originals import CONFIG
 
 if TYPE_CHECKING:
     from llmforge.refs.models import Place
-    from llmforge.run.launch import Outcome
 
 _LIBRARIES = 2**30
 """Bytes of a worker with its libraries, before any weight."""
@@ -33,11 +32,6 @@ _OVERHEAD = 1.15
 """Scales, zero points and indices beside packed weights, as a factor."""
 _MANY_ROWS = 8
 """Rows that are prepared for each calibration sample that is wanted, at most."""
-
-
-def calibration_plan_file(run: RunFolder) -> Path:
-    """The plan of calibration rows that are not the run's own."""
-    return run.path / "quantize.calibration.plan.json"
 
 
 def quantize_order(
@@ -60,7 +54,7 @@ def quantize_order(
     if settings["kind"] == "none":
         message = "`quantize.kind` is none: it is not said how the model is to be quantized"
         raise refused(plan, "LF960", message, "quantize.kind", "quantize=gptq")
-    source = _full(place, run, plan)
+    source = full_model(place, run, plan)
     headers = _headers(source.folder, plan)
     trained = place.plan is not None
     calibration = settings.get("calibration")
@@ -82,42 +76,28 @@ def quantize_order(
             "the growth of perplexity is bounded, and there are no held-out rows to measure it on",
             "quantize.max_perplexity_growth", "quantize.max_perplexity_growth=null",
         )  # fmt: skip
-    assert source.folder is not None  # noqa: S101 - `_full` gives one that has
+    assert source.folder is not None  # noqa: S101 - `full_model` gives one that has
     made = making.order(plan, run, "quantize", source.folder, source.label, step)
     used = other or plan
     what = [made.fingerprint, used.stages["prepare"], plan.settings["seed"], trained]
     made = replace(made, fingerprint=canonical_digest(what), trained=trained)
-    check_target(Path(made.target), "quantize", "LF969", plan)
+    if other is not None:
+        # named by its rows: another order, given meanwhile, has a file of its own
+        made = replace(made, rows=f"quantize.rows-{other.stages['prepare'][:10]}.plan.json")
+    check_target(Path(made.target), "quantize", "LF969", plan, (source.folder,))
     if making.finished(run, made) is None:
         _check_room(plan, made, headers)
-        file = calibration_plan_file(run)
         if other is not None:
-            other.save(file)
-        else:
-            file.unlink(missing_ok=True)
+            other.save(run.path / made.rows)
     return made
 
 
-def quantize_after(plan: Plan, quiet: bool = False) -> Outcome:
-    """Quantize the model of a run that is finished, as its own plan says.
+def full_model(place: Place, run: RunFolder, plan: Plan) -> Place:
+    """The place itself, or the fused model of the adapter there.
 
     Raises:
-        ConfigRefused: as `quantize_order`.
+        ConfigRefused: LF972 where that adapter was not merged.
     """
-    from llmforge.compiler.making import making as overlaid
-    from llmforge.refs.models import find_model
-    from llmforge.run.launch import run_making
-
-    run = RunFolder(plan.run_folder)
-    made, found = overlaid(plan)
-    refuse_on_error(found)
-    steps = int((run.result() or {}).get("steps", 0))
-    order = quantize_order(made, run, find_model(run.path), steps)
-    return run_making(made, run, order, quiet)
-
-
-def _full(place: Place, run: RunFolder, plan: Plan) -> Place:
-    """The place itself, or the fused model of the adapter there."""
     from llmforge.refs.models import ModelRefused, find_model
 
     folder = place.folder

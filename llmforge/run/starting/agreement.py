@@ -16,7 +16,7 @@ import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from llmforge.plan import Plan
 from llmforge.run.environment import versions
@@ -32,6 +32,9 @@ _DECIDING = (
     *("numpy", "bitsandbytes", "deepspeed"),
 )
 """Packages whose versions must be equal on all nodes."""
+
+
+_MISSING = "not installed"
 
 
 class NodesDiffer(RuntimeError):
@@ -50,8 +53,13 @@ class FolderNotShared(RuntimeError):
     """A node that does not see the run folder of rank 0."""
 
 
-def join(plan: Plan) -> None:
-    """Make the process group that training will use; nothing where the process is alone."""
+def join(plan: Plan, patience: float | None = None) -> None:
+    """Make the process group that training will use; nothing where the process is alone.
+
+    Args:
+        patience: seconds that the others, and each collective operation, may take; None is what
+            training allows.
+    """
     import torch
 
     if torch.distributed.is_initialized():
@@ -60,7 +68,7 @@ def join(plan: Plan) -> None:
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     extra = plan.settings["trainer"].get("extra") or {}
-    seconds = float(extra.get("ddp_timeout", SECONDS))
+    seconds = patience or float(extra.get("ddp_timeout", SECONDS))
     limit = timedelta(seconds=seconds)
     try:
         store, rank, world = next(iter(torch.distributed.rendezvous("env://", timeout=limit)))
@@ -91,30 +99,45 @@ def agree(plan: Plan, run: RunFolder, apart: bool = False) -> None:
     if world_size() == 1:
         return
     join(plan)
-    token = f".seen-{secrets.token_hex(8)}"
-    main = int(os.environ["RANK"]) == 0
-    own = own_facts(plan) | {"token": token if main else None}
-    if main:
-        (run.path / token).touch()
-    try:
-        found = gather(own)
-        named = next(told["token"] for told in found if told["token"])
-        seen = gather({"host": own["host"], "seen": (run.path / named).exists()})
-    finally:
-        if main:
-            (run.path / token).unlink()
+    found = gather(own_facts(plan) | {"shared": sees(run)})
     differences = list(compare(found))
     if differences:
         raise NodesDiffer("the nodes of this run are not alike", differences)
-    blind = sorted({told["host"] for told in seen if not told["seen"]})
-    if main:
-        kept = [{k: v for k, v in told.items() if k != "token"} for told in found]
-        run.write_json(RECORD, {"shared": not blind, "ranks": kept})
+    blind = sorted({told["host"] for told in found if not told["shared"]})
+    if int(os.environ["RANK"]) == 0:
+        run.write_json(RECORD, {"shared": not blind, "ranks": found})
     if blind and not apart:
         raise FolderNotShared(
             f"{run.path} on {', '.join(blind)} is not the folder that rank 0 has on "
             f"{found[0]['host']}"
         )
+
+
+def sees(run: RunFolder) -> bool:
+    """Does this process see a file that rank 0 puts in the run folder now? All must ask."""
+    main, token = int(os.environ["RANK"]) == 0, f".seen-{secrets.token_hex(8)}"
+    if main:
+        (run.path / token).touch()
+    try:
+        named: str = gather(token)[0]
+        seen = (run.path / named).exists()
+        gather(seen)  # all have looked
+    finally:
+        if main:
+            (run.path / token).unlink()
+    return seen
+
+
+def end(code: int) -> NoReturn:
+    """End this process. Where the group still stands, another rank is gone or fails as well:
+    threads that wait for it would abort the interpreter on its way out (SIGABRT), and what is told
+    of the failure would be that."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def leave() -> None:
@@ -145,20 +168,25 @@ def gather(value: Any) -> list[Any]:
     return found
 
 
-def compare(ranks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Lines on what differs between hosts: `torch: 2.13.0 on a, b; 2.12.0 on c`."""
+def compare(ranks: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> Iterator[str]:
+    """Lines on what differs between hosts: `torch: 2.13.0 on a, b; 2.12.0 on c`.
+
+    Args:
+        more: facts that must be alike besides plan, Python and versions.
+    """
     keys = {name for told in ranks for name in told["versions"]}
     rows: dict[str, list[Any]] = {
         "plan": [told["fingerprint"][:10] for told in ranks],
         "python": [told["python"] for told in ranks],
     }
     rows |= {name: [told["versions"].get(name) for told in ranks] for name in sorted(keys)}
+    rows |= {name: [told.get(name) for told in ranks] for name in more}
     for name, values in rows.items():
         hosts: dict[Any, list[str]] = {}
         for told, value in zip(ranks, values, strict=True):
             hosts.setdefault(value, []).append(told["host"])
         if len(hosts) > 1:
             yield f"{name}: " + "; ".join(
-                f"{value or 'not installed'} on {', '.join(dict.fromkeys(where))}"
+                f"{_MISSING if value is None else value} on {', '.join(dict.fromkeys(where))}"
                 for value, where in hosts.items()
             )

@@ -45,23 +45,30 @@ def probe_nodes(plan: Plan) -> tuple[dict[str, Any] | None, Outcome]:
     return found, outcome
 
 
+_HEAD = (
+    *("rank", "host", "GPUs", "driver", "llmforge", "torch"),
+    *("sees paths.runs", "free disk", "clock", "all-reduce"),
+)
+
+
 def report(found: Mapping[str, Any]) -> str:
     """The table: one line for each rank."""
     rows = [
         (
             str(told["rank"]),
             told["host"],
-            told["device"],
+            f"{told['gpus']} x {told['device']}" if told["gpus"] else told["device"],
+            told["driver"] or "-",
             told["versions"]["llmforge"],
             told["versions"].get("torch", "-"),
+            "yes" if told["shared"] else "NO",
             size_text(told["free_runs_bytes"]),
             f"{told['clock_offset']:+.3f} s",
             f"{told['bandwidth'] / 1e9:.2f} GB/s" if told["bandwidth"] else "-",
         )
         for told in found["ranks"]
     ]
-    head = ("rank", "host", "device", "llmforge", "torch", "free disk", "clock", "all-reduce")
-    return table(rows, head)
+    return table(rows, _HEAD)
 
 
 def findings(plan: Plan, found: Mapping[str, Any]) -> Iterator[Diagnostic]:
@@ -73,6 +80,15 @@ def findings(plan: Plan, found: Mapping[str, Any]) -> Iterator[Diagnostic]:
             key="launch.kind",
             origins=plan.origins.chain("launch.kind"),
             notes=tuple(found["differences"]),
+        )
+    blind = sorted({told["host"] for told in found["ranks"] if not told["shared"]})
+    if blind and not plan.settings["launch"].get("storage"):
+        yield Diagnostic(
+            "LF466",
+            f"{', '.join(blind)} does not see the run folder of rank 0",
+            key="paths.runs",
+            origins=plan.origins.chain("paths.runs"),
+            hint="paths.runs=<a folder that nodes share>",
         )
     for told in found["ranks"]:
         if abs(told["clock_offset"]) > _CLOCKS:

@@ -14,7 +14,6 @@ Ray's own worker, on the port and the GPU that our worker needs.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import secrets
@@ -29,9 +28,10 @@ from types import FrameType
 from typing import Any
 
 from llmforge.plan import Plan
-from llmforge.run import environment, processes
+from llmforge.run import environment
 from llmforge.run.endings import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from llmforge.run.folder import RunFolder
+from llmforge.run.starting import shielding
 from llmforge.run.starting.ray_storage import fetch, is_uri
 from llmforge.run.status import Status
 
@@ -41,16 +41,7 @@ _LISTENING = 0.5
 
 def main(argv: list[str]) -> int:
     """See the module."""
-    parser = argparse.ArgumentParser(prog="llmforge.run.starting.ray_driver")
-    parser.add_argument("folder")
-    parser.add_argument("--stage", default="train")
-    parser.add_argument("--inside", action="store_true")
-    arguments = parser.parse_args(argv)
-    if arguments.inside:
-        return drive(RunFolder.open(arguments.folder), arguments.stage)
-    return processes.shielded(
-        [sys.executable, "-m", "llmforge.run.starting.ray_driver", *argv, "--inside"]
-    )
+    return shielding.main("llmforge.run.starting.ray_driver", argv, drive)
 
 
 def drive(run: RunFolder, stage: str) -> int:

@@ -178,10 +178,11 @@ def _address(host: str) -> str | None:
 
 def _is_free(host: str, port: int) -> bool:
     """Can this machine listen there? A host that is not this one: nothing answers there yet."""
-    with socket.socket() as probe:
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind(address)
             return True
         except OSError as error:
             return error.errno == errno.EADDRNOTAVAIL  # another machine's address

@@ -8,7 +8,6 @@ job does on its nodes is in `slurm_job.py`.
 
 from __future__ import annotations
 
-import argparse
 import signal
 import subprocess
 import sys
@@ -17,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.plan import Plan
-from llmforge.run import processes
 from llmforge.run.endings import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from llmforge.run.folder import RunFolder
-from llmforge.run.starting import commands
+from llmforge.run.starting import commands, shielding
 from llmforge.run.starting.slurm_job import CANCELLED, SCREEN, Job
 from llmforge.run.status import Status
 
@@ -36,16 +34,7 @@ class JobRefused(RuntimeError):
 
 def main(argv: list[str]) -> int:
     """See the module."""
-    parser = argparse.ArgumentParser(prog="llmforge.run.starting.slurm")
-    parser.add_argument("folder")
-    parser.add_argument("--stage", default="train")
-    parser.add_argument("--inside", action="store_true")
-    arguments = parser.parse_args(argv)
-    if arguments.inside:
-        return drive(RunFolder.open(arguments.folder), arguments.stage)
-    return processes.shielded(
-        [sys.executable, "-m", "llmforge.run.starting.slurm", *argv, "--inside"]
-    )
+    return shielding.main("llmforge.run.starting.slurm", argv, drive)
 
 
 def drive(run: RunFolder, stage: str) -> int:
@@ -101,7 +90,8 @@ def parameters(plan: Plan) -> dict[str, Any]:
         "time": launch["minutes"],
         "signal_delay_s": launch["warning"],
         "setup": launch["setup"] or None,
-        "additional_parameters": launch["parameters"] or None,
+        # where a cluster does not queue jobs again by default, it would refuse to
+        "additional_parameters": {"requeue": True, **launch["parameters"]},
         **{name: launch[name] for name in ("partition", "account", "qos", "constraint")},
     }
     return {name: value for name, value in asked.items() if value is not None}
@@ -111,7 +101,7 @@ def script(plan: Plan) -> str:
     """The job script as it will be submitted, but for submitit's numbers."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    folder = plan.run_folder / FOLDER
+    folder = (plan.run_folder / FOLDER).absolute()
     command = f"{sys.executable} -u -m submitit.core._submit {folder}"
     text: str = _make_sbatch_string(command=command, folder=folder, **parameters(plan))
     return text

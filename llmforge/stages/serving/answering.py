@@ -12,6 +12,7 @@ answer at its next token.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Collection
 from typing import Any
@@ -181,8 +182,12 @@ class Answers(BaseGenerateManager):  # type: ignore[misc]
         self._ending.set()
 
     def settle(self, seconds: float) -> None:
-        """Wait until nothing is generated any more, so that the process may end."""
-        self._thread.submit(lambda: None).result(timeout=seconds)
+        """Wait until nothing is generated any more, so that the process may end.
+
+        In the middle of a long prompt no token comes to stop at: then the process ends without it.
+        """
+        with contextlib.suppress(TimeoutError):
+            self._thread.submit(lambda: None).result(timeout=seconds)
 
 
 class OneManager(GenerationState):  # type: ignore[misc]

@@ -21,6 +21,7 @@ from llmforge.build.fusing.parity_figures import agree
 from llmforge.build.fusing.parity_look import Probe, stored_probes
 from llmforge.build.fusing.parity_sides import alone, beside, prove_fused
 from llmforge.compose import compose
+from llmforge.stages.fuse import ProofFailed
 
 PROBES = [
     Probe("prose", "The ferry left the harbour before dawn."),
@@ -142,6 +143,25 @@ def test_a_wrong_merge_fails_and_its_first_module_is_named(
     assert proof.first_difference is not None
     assert proof.first_difference.name == first
     assert any(first in reason for reason in proof.reasons)
+    assert not proof.rounded_off, "a longer format would not help"
+
+
+def test_an_adapter_that_rounding_outweighs_is_told_from_a_wrong_merge(
+    pair, bounds: Bounds, tmp_path: Path
+):
+    base, adapter = pair("llama", "bfloat16")
+    weak = scaled(adapter, tmp_path / "weak", 0.001)
+
+    def proved(made: str) -> Proof:
+        fuse(base, weak, tmp_path / made, made)
+        return prove_fused(base, weak, tmp_path / made, PROBES, bounds, made, "float32")
+
+    short = proved("bfloat16")
+    assert (short.passed, short.rounded_off) == (False, True), short.reasons
+    told = ProofFailed(short, "bfloat16")
+    assert told.hint == "fuse.dtype=float32"
+    assert any("more than rounding to bfloat16" in note for note in told.notes)
+    assert proved("float32").passed, "what the hint says works"
 
 
 def tampered(folder: Path, fault: str) -> None:
@@ -262,3 +282,14 @@ def test_stored_probes_have_names_of_their_own(llama_like: Path):
 
     assert len({probe.name for probe in probes}) == len(probes) >= 12
     assert all(8 <= len(probe.ids(tokenizer, 256)) <= 256 for probe in probes)
+
+
+def test_an_end_token_of_number_zero_is_one():
+    from types import SimpleNamespace
+
+    from llmforge.build.fusing.parity import _stops
+
+    tokenizer = SimpleNamespace(eos_token_id=2)
+    assert _stops(tokenizer, SimpleNamespace(eos_token_id=0)) == [0]
+    assert _stops(tokenizer, SimpleNamespace(eos_token_id=[0, 5])) == [0, 5]
+    assert _stops(tokenizer, None) == [2]

@@ -74,6 +74,7 @@ def test_nodes_of_a_hostfile(launch: Callable[..., dict], work: Path) -> None:
         ("a slots=8\na slots=8\n", "names a a second time"),
         ("a 8\n", "is not `host slots=N`"),
         ("# nobody\n", "names no host"),
+        ("a slots=0\nb slots=8\n", "gives a no slot"),
     ],
 )
 def test_hostfiles_that_cannot_be_used(tmp_path: Path, text: str, fault: str) -> None:

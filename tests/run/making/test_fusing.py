@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,6 +31,9 @@ from llmforge.run.status import Status
 from llmforge.run.terminal import Screen
 from llmforge.stages.fuse import ProofFailed
 from llmforge.stages.fuse import fuse as stage
+
+if TYPE_CHECKING:
+    from stand_in_hub import StandIn
 
 LORA = ("lora=small", "optimizer.lr=0.02", "fuse.after_training=true", "fuse.probe_rows=2",
         "fuse.new_tokens=4", "fuse.probe_tokens=32")  # fmt: skip
@@ -242,6 +245,55 @@ def test_an_adapter_without_a_run_gets_a_run_folder_of_its_own(
     assert (found.run.path / "fused" / "model.safetensors").is_file()
 
 
+def test_an_adapter_on_the_hub_is_merged_into_a_base_on_the_hub(
+    run: RunFolder, hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name, folder in (("base", run.model / "base"), ("adapter", run.model)):
+        api = huggingface_hub.HfApi(hub.url)
+        api.create_repo(f"me/{name}")
+        api.upload_folder(
+            repo_id=f"me/{name}", folder_path=folder, ignore_patterns=["base/*"]
+        )
+    config = hub.repositories["me/adapter"].branches["main"]
+    told = json.loads(config["adapter_config.json"])
+    config["adapter_config.json"] = json.dumps(
+        {**told, "base_model_name_or_path": "me/base"}
+    ).encode()
+
+    found = find_subject(Asked("me/adapter", overrides=("fuse.probe_rows=0", "fuse.new_tokens=2")))
+    record = carried_out(found)
+
+    assert record["proof"]["passed"]
+    assert record["label"].startswith("me/adapter at ")
+    assert record["base"].startswith("me/base at ")
+    assert refusal(lambda: find_subject(Asked("me/nothing"))).startswith("LF863")
+    told = json.loads(config["adapter_config.json"])
+    config["adapter_config.json"] = json.dumps(
+        {**told, "base_model_name_or_path": "me/gone"}
+    ).encode()
+    hub.repositories["me/adapter"].commits.append(("main", "1" * 40, "another base"))
+    assert refusal(lambda: find_subject(Asked("me/adapter"))).startswith("LF942")
+
+
+def test_a_registered_version_is_merged(run: RunFolder, home: Path) -> None:
+    from llmforge.refs.models import registry_of
+
+    shutil.copy(home / "mlflow.db", "mlflow.db")
+    assert main(["register", str(run.path), "helper"]) == 0
+    assert registry_of().versions("helper")
+    shutil.rmtree(run.path / "fused")
+
+    found = find_subject(Asked("models:/helper/1", overrides=("fuse.probe_rows=0",)))
+
+    assert found.run.path == run.path
+    assert carried_out(found)["proof"]["passed"]
+    assert (run.path / "fused" / "model.safetensors").is_file()
+
+
 def test_what_cannot_be_merged_is_refused_before_anything_is_loaded(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +312,9 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_loaded(
     told = refusal(asked(f"fuse.folder={occupied}"))
     assert told.startswith("LF947")
     assert "thesis.txt" in told
+    told = refusal(asked(f"fuse.base={run.path / 'fused'}", f"fuse.folder={run.path / 'fused'}"))
+    assert told.startswith("LF947")
+    assert "holds what this is made of" in told
 
     with monkeypatch.context() as patch:
         patch.setattr(clearance, "free_disk", lambda _: 1000)

@@ -221,10 +221,10 @@ def test_a_model_that_grew_too_perplexed_is_not_kept(run: RunFolder) -> None:
     assert beside(run) == ["quantized"]
 
 
+@pytest.mark.usefixtures("everything_installed")
 def test_calibration_on_other_rows_and_on_texts(run: RunFolder) -> None:
     from llmforge.build.quantizing.work import NotQuantized, Work, tokenizer_of
     from llmforge.plan import Plan
-    from llmforge.run.making.quantizing import calibration_plan_file
 
     rows = [{"question": f"What is {n}?", "answer": str(n)} for n in range(9)]
     Path("other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -233,9 +233,11 @@ def test_calibration_on_other_rows_and_on_texts(run: RunFolder) -> None:
     chosen = json.dumps(words)
     data = ("quantize.calibration.source=data", f"quantize.calibration.data={chosen}")
     asked = subject(run.path, *GPTQ, *data)
-    own, other = ordered(subject(run.path, *GPTQ)), ordered(asked)
+    other, own = ordered(asked), ordered(subject(run.path, *GPTQ))
     assert own.fingerprint != other.fingerprint
-    plan = Plan.load(calibration_plan_file(run))
+    # the second order takes nothing away that the first one's worker reads
+    assert (own.rows, bool(other.rows)) == ("", True)
+    plan = Plan.load(run.path / other.rows)
     spec = asked.plan.spec.quantize.calibration  # type: ignore[attr-defined]
     tokenizer = tokenizer_of(run.model)
     work = Work(asked.plan, run.model, run.path / "staged", tokenizer)

@@ -9,7 +9,7 @@ import pytest
 
 from llmforge.plan import Plan
 from llmforge.run.environment import worker_environment
-from llmforge.run.starting import commands
+from llmforge.run.starting import commands, slurm
 
 FOLDER = Path("/runs/x")
 TWO = ("tracking=none", "launch.processes=2", "trainer.accumulation=1")
@@ -58,8 +58,8 @@ def test_nodes_that_may_come_back_meet_dynamically(tiny: Make) -> None:
     assert value(command, "--max-restarts") == "3"
 
 
+@pytest.mark.usefixtures("everything_installed")
 def test_deepspeeds_launcher_here_and_on_hosts(tiny: Make, work: Path) -> None:
-    pytest.importorskip("deepspeed")
     here = commands.deepspeed_command(tiny(*TWO, "launch=deepspeed"), FOLDER, "train")
     assert here[3:5] == ["--here", "2"]
 
@@ -81,6 +81,7 @@ def test_meeting_points(rendezvous: str, meets: tuple[str, int]) -> None:
     assert commands.meeting_point(rendezvous) == meets
 
 
+@pytest.mark.usefixtures("everything_installed")
 def test_threads_are_those_of_a_process_on_its_node(
     tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,3 +96,16 @@ def test_threads_are_those_of_a_process_on_its_node(
     assert threads("launch=torchrun") == "4"
     assert threads("launch=torchrun", *nodes) == "8", "one process on each node"
     assert threads("launch=ray", "launch.cpus=3") == "3", "what the worker claims of its node"
+
+
+def test_a_job_script_says_what_slurm_is_asked_for(tiny: Make) -> None:
+    pytest.importorskip("submitit")
+    words = ("launch.partition=gpu", "launch.account=me", "launch.minutes=720", "launch.cpus=16")
+    more = ("launch.setup=[module load cuda]", "launch.parameters={reservation: mine}")
+    lines = slurm.script(tiny(*TWO, "launch=slurm", *words, *more)).splitlines()
+
+    for asked in ("partition=gpu", "account=me", "time=720", "cpus-per-task=16", "requeue",
+                  "reservation=mine", "nodes=1", "ntasks-per-node=1"):  # fmt: skip
+        assert f"#SBATCH --{asked}" in lines
+    assert any(line.startswith("#SBATCH --signal=USR2@") for line in lines)
+    assert lines.index("module load cuda") < lines.index("# command")

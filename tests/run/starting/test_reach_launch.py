@@ -47,8 +47,15 @@ def test_a_port_in_use(tiny: Make, listening: int) -> None:
     check_launch(tiny(*TWO, "launch=torchrun", found.hint))
 
 
+def test_a_meeting_point_by_ipv6(tiny: Make) -> None:
+    with socket.socket(socket.AF_INET6) as server:
+        server.bind(("::1", 0))
+        port = server.getsockname()[1]
+    check_launch(tiny(*TWO, "launch=torchrun", f'launch.rendezvous="[::1]:{port}"'))
+
+
+@pytest.mark.usefixtures("everything_installed")
 def test_a_port_in_use_by_deepspeeds_launcher(tiny: Make, listening: int) -> None:
-    pytest.importorskip("deepspeed")
     [found] = refused(tiny(*TWO, "launch=deepspeed", f"launch.port={listening}"))
 
     assert found.code == "LF460"
@@ -80,10 +87,10 @@ def test_a_meeting_point_that_does_not_exist(tiny: Make) -> None:
     assert found.code == "LF462"
 
 
+@pytest.mark.usefixtures("everything_installed")
 def test_a_host_of_the_hostfile_that_does_not_exist(
     tiny: Make, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("deepspeed")
     monkeypatch.setattr(
         "llmforge.run.starting.reach_launch.shutil.which", lambda _: "/usr/bin/pdsh"
     )
@@ -100,6 +107,7 @@ def test_a_host_of_the_hostfile_that_does_not_exist(
     assert "no-such-host.invalid" in found.message
 
 
+@pytest.mark.usefixtures("everything_installed")
 def test_no_ray_at_the_address(tiny: Make) -> None:
     [found] = refused(tiny(*TWO, "launch=ray", f"launch.address=127.0.0.1:{free_port()}"))
 
@@ -107,6 +115,7 @@ def test_no_ray_at_the_address(tiny: Make) -> None:
     assert found.hint == "launch.address=null"
 
 
+@pytest.mark.usefixtures("everything_installed")
 def test_a_ray_address_that_answers(tiny: Make, listening: int) -> None:
     check_launch(tiny(*TWO, "launch=ray", f"launch.address=ray://127.0.0.1:{listening}"))
 
