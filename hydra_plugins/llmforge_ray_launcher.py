@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,7 @@ class LlmforgeRayLauncher(Launcher):
         configure_log(hydra_logging.hydra_logging, hydra_logging.verbose)
         with _STARTING:
             if not ray.is_initialized():
-                ray.init(**self._arguments())
+                _in_lasting_thread(partial(ray.init, **self._arguments()))
         # a task that died is not started again by Ray: the sweep decides what becomes of it
         task = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0)(_run)
         job, state = ray.put(self._job), Singleton.get_state()
@@ -84,6 +86,28 @@ class LlmforgeRayLauncher(Launcher):
             paths = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
             quiet |= {"runtime_env": {"env_vars": {"PYTHONPATH": paths}}}
         return {"address": self._address, **quiet, **self._init}
+
+
+def _in_lasting_thread(start: Callable[[], object]) -> None:
+    """Do it in a thread that ends with this process, and wait until it is done.
+
+    Linux kills the servers of a local Ray when the thread that started them ends, and a minute
+    later Ray ends the process that misses them. The threads that call a launcher may end long
+    before the sweep does.
+    """
+    done: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            start()
+        except BaseException as error:  # handed to who waits
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+            threading.Event().wait()
+
+    threading.Thread(target=work, name="ray-servers", daemon=True).start()
+    done.result()
 
 
 def _run(

@@ -28,6 +28,10 @@ def _painted(text: str, code: str, colour: bool) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if colour else text
 
 
+_OF_WORK = ("LF8", "LF9", "LF716", "LF732")
+"""Begins of codes that are told by what did start: runs, and sweeps that stop in the middle."""
+
+
 def findings_text(found: Sequence[Diagnostic], colour: bool = False) -> str:
     """Every finding as a block, errors first, and a line that counts them."""
     blocks = [_finding(d, colour) for d in found]
@@ -39,8 +43,7 @@ def findings_text(found: Sequence[Diagnostic], colour: bool = False) -> str:
         if n
     ]
     if counts:
-        # LF8 and LF9 are told by a run that did start
-        started = any(d.code.startswith(("LF8", "LF9")) for d in found)
+        started = any(d.code.startswith(_OF_WORK) for d in found)
         blocks.append(
             ", ".join(counts) + ("; nothing was started" if errors and not started else "")
         )

@@ -104,6 +104,7 @@ def test_train_again_evaluate_generate_runs(tmp_path: Path) -> None:
     assert "LF863" in cli("generate", "Hello", "--run", "tinny", cwd=tmp_path, code=2).stderr
 
 
+@pytest.mark.slow
 def test_multirun_runs_each_point_and_leaves_out_what_is_refused(tmp_path: Path) -> None:
     cli("train", "-m", *TINY, "optimizer.lr=1e-3,2e-3", "tracking=none", cwd=tmp_path)
     (sweep,) = (tmp_path / "multirun").iterdir()

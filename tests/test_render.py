@@ -86,6 +86,11 @@ def test_findings_are_counted(severities, count):
     assert text.split("\n\n")[-1] == count
 
 
+@pytest.mark.parametrize("code", ["LF716", "LF732", "LF802"])
+def test_what_stops_in_the_middle_did_start(code):
+    assert render.findings_text([Diagnostic(code, "odd")]).endswith("\n\n1 error")
+
+
 def test_no_findings_no_text():
     assert render.findings_text([]) == ""
 

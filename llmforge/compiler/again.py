@@ -55,6 +55,7 @@ _NO_TRAINING: dict[str, Any] = {
     "checkpoint.every": None,
     "checkpoint.best": None,
     "collator.packing": "none",
+    "fuse.after_training": False,
 }
 """Settings that say nothing where nothing is trained."""
 
@@ -89,6 +90,8 @@ def measuring(
     values, origins = settings_of(plan)
     if weights is not None:
         _whole(values, origins, weights)
+    if values["quantize"]["kind"] != "none":
+        _composed(values, origins, ("quantize",), ["quantize=none"], "nothing is made of it here")
     _force(values, origins, _NO_TRAINING)
     _force(values, origins, _ROWS)
     if not (values["data"]["streaming"] or values["data"]["kind"] == "mix"):
@@ -111,14 +114,26 @@ def measuring(
 def _whole(values: dict[str, Any], origins: Origins, weights: Path) -> None:
     """A plan of full weights in a folder, in the place of base and adapter."""
     texts = ["model=folder", word("model.path", str(weights)), "lora=none", "quantization=none"]
-    draft = compose(texts)
     attention = values["model"]["attention"]
-    for section in ("model", "lora", "quantization"):
+    sections = ("model", "lora", "quantization")
+    _composed(values, origins, sections, texts, "the model was fused")
+    values["model"]["attention"] = attention
+
+
+def _composed(
+    values: dict[str, Any],
+    origins: Origins,
+    sections: Sequence[str],
+    texts: Sequence[str],
+    reason: str,
+) -> None:
+    """Put sections in place as they are composed of other overrides."""
+    draft = compose(texts)
+    for section in sections:
         drop(origins, section)
         values[section] = draft.values[section]
         for key, value in leaves(values[section], section):
-            origins.add(key, Origin("derived", "evaluate", value, reason="the model was fused"))
-    values["model"]["attention"] = attention
+            origins.add(key, Origin("derived", "evaluate", value, reason=reason))
 
 
 def without_training(draft: Draft) -> Draft:

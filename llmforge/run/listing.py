@@ -116,7 +116,7 @@ def chosen(everything: Sequence[Listed], asked: Asked) -> list[Listed]:
     sort = (asked.sort or "").lstrip("-")
     wanted = [name for query in queries for name in names(query)]
     _known(everything, [*wanted, *([sort] if sort else [])])
-    sweep = _sweep_named(everything, asked.sweep)
+    sweep = _sweep_named(everything, asked.sweep or "")
     found = [
         one
         for one in everything
@@ -127,10 +127,10 @@ def chosen(everything: Sequence[Listed], asked: Asked) -> list[Listed]:
     return found[: asked.limit]
 
 
-def _sweep_named(everything: Sequence[Listed], text: str | None) -> set[str]:
+def _sweep_named(everything: Sequence[Listed], text: str) -> set[str]:
     """The sweep of this name, else those whose names begin so, as `llmforge report` takes them."""
     known = {str(one.value("sweep")) for one in everything if one.value("sweep")}
-    return {text} & known or {name for name in known if name.startswith(text or "")}
+    return {text} if text in known else {name for name in known if name.startswith(text)}
 
 
 def _fits(one: Listed, asked: Asked, queries: Iterable[Query]) -> bool:

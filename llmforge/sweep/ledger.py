@@ -16,10 +16,10 @@ from llmforge import render
 from llmforge.diagnostics import ConfigRefused, Severity
 from llmforge.run import pruning
 from llmforge.run.folder import RunFolder
+from llmforge.sweep.axes import Axis
 from llmforge.sweep.definition import Definition
 from llmforge.sweep.folder import SweepFolder
 from llmforge.sweep.preflight import Point, State
-from llmforge.sweep.spaces import Axis
 from llmforge.sweep.study import Study
 from llmforge.sweep.trial import Trial
 

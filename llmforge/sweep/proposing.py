@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.run.pruning import open_storage, pruner_of, quieten
-from llmforge.sweep.spaces import Axis
+from llmforge.sweep.axes import Axis
 
 APART = ("gp",)
 """Samplers that need what the driver must not import."""

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from llmforge import installed, render
 from llmforge.diagnostics import Diagnostic, refuse_on_error
 from llmforge.schema.sweep import SearchSweep
+from llmforge.sweep.axes import Axis
 from llmforge.sweep.definition import Definition
 from llmforge.sweep.folder import SweepFolder
 from llmforge.sweep.preflight import State
-from llmforge.sweep.spaces import Axis, Surveyed, survey
+from llmforge.sweep.spaces import Surveyed, survey
 from llmforge.sweep.storage import JOURNAL, missing
 from llmforge.sweep.study import Study
 

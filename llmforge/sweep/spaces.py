@@ -1,9 +1,9 @@
-"""Spaces: what a search may propose, typed by the schema and tried at its ends before it starts.
+"""Spaces: what a search may propose, tried at its ends before it starts.
 
 In: a definition. Out: `Axis`es, and a `Probe` for each end of an interval and each choice: that
 value with the first values of the others, compiled. Refused are an interval that its key cannot
-have (LF721) and a value outside the schema's bounds (LF720), each once. What a rule says of a
-single combination is no fault of the space: the search is told, and goes elsewhere.
+have (LF721, `axes.py`) and a value outside the schema's bounds (LF720), each once. What a rule says
+of a single combination is no fault of the space: the search is told, and goes elsewhere.
 """
 
 from __future__ import annotations
@@ -12,79 +12,17 @@ import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
 
 from llmforge.compiler.parse import section_spec
 from llmforge.compiler.passes import Checked, check_draft
 from llmforge.compose.sweeps import Dimension
 from llmforge.compose.variants import Variants
 from llmforge.diagnostics import Diagnostic
-from llmforge.origins import Origin
 from llmforge.schema.docs import Numbers, field_numbers
 from llmforge.schema.run import SCALARS, Scalars
+from llmforge.sweep.axes import LOWEST_SHARE, Axis, bare, interval, typed
 from llmforge.sweep.definition import Definition
 from llmforge.sweep.preflight import Point, look, overrides_of
-
-WHOLE = 1e15
-"""Below it every whole number is a floating-point number."""
-
-LOWEST_SHARE = 1e-3
-"""Of an interval's upper end: the lower end that is proposed where zero is not allowed."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One key of a space."""
-
-    key: str
-    kind: Literal["choice", "float", "int"]
-    choices: tuple[str, ...] = ()
-    """Texts, each as it is written behind `=`."""
-    low: float = 0.0
-    high: float = 0.0
-    """Ends of an interval, both included."""
-    log: bool = False
-    """Even in the logarithm."""
-
-    @property
-    def name(self) -> str:
-        """The key without Hydra's `+`."""
-        return bare(self.key)
-
-    @property
-    def size(self) -> float:
-        """How many values there are."""
-        if self.kind == "choice":
-            return len(self.choices)
-        return self.high - self.low + 1 if self.kind == "int" else math.inf
-
-    def ends(self) -> tuple[str, ...]:
-        """Texts of what stands at the ends: both of an interval, every choice."""
-        return self.choices or (self.text(self.low), self.text(self.high))
-
-    def text(self, value: Any) -> str:
-        """A value as an override has it."""
-        if self.kind == "choice":
-            return str(value)
-        return str(int(value)) if self.kind == "int" else repr(float(value))
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form, as the study keeps it."""
-        if self.kind == "choice":
-            return {"key": self.key, "choices": list(self.choices)}
-        ends = {"low": self.low, "high": self.high}
-        return {"key": self.key, "kind": self.kind, **ends, "log": self.log}
-
-    def value(self) -> str:
-        """What stands behind `=` in the sweep."""
-        return ",".join(self.choices) or _interval(self.low, self.high, self.log)
-
-    def words(self) -> str:
-        """For people: `1e-05 to 0.001, logarithmic`."""
-        if self.kind == "choice":
-            return ", ".join(self.choices)
-        low, high = (f"{end:.6g}" for end in (self.low, self.high))
-        return f"{low} to {high}{', whole' * (self.kind == 'int')}{', logarithmic' * self.log}"
 
 
 @dataclass(frozen=True)
@@ -111,11 +49,6 @@ class Surveyed:
         return math.prod(axis.size for axis in self.axes)
 
 
-def bare(key: str) -> str:
-    """A key without Hydra's `+` and `++`, and without its package."""
-    return key.lstrip("+~").partition("@")[0]
-
-
 def survey(definition: Definition) -> Surveyed:
     """Type the axes of a search and compile their ends."""
     tried = _Tried(definition)
@@ -124,7 +57,7 @@ def survey(definition: Definition) -> Surveyed:
     out = Surveyed()
     axes = []
     for one in definition.dimensions:
-        axis, fault = _axis(one, _numbers(base, bare(one.key)))
+        axis, fault = typed(one, _numbers(base, bare(one.key)))
         if fault is not None:
             out.diagnostics.append(fault)
         elif axis is not None:
@@ -166,43 +99,6 @@ class _Tried:
 
 def _first(one: Dimension) -> str:
     return one.values[0] if one.kind == "choice" else f"{one.low:.17g}"
-
-
-def _axis(one: Dimension, numbers: Numbers | None) -> tuple[Axis | None, Diagnostic | None]:
-    """An axis whose type fits its key, or LF721."""
-    if one.kind == "choice":
-        return Axis(one.key, "choice", tuple(dict.fromkeys(one.values))), None
-    log = "log" in one.tags
-    # Hydra reads the ends of `interval(1,9)` as real numbers; `int(...)` around it makes them whole
-    whole = one.is_whole
-    if numbers is not None:
-        if not numbers.types:
-            return None, _unfit(one, f"`{bare(one.key)}` is no number", "name the choices instead")
-        if numbers.types == {int}:
-            whole = True
-            if not (float(one.low).is_integer() and float(one.high).is_integer()):
-                ends = _interval(math.ceil(one.low), math.floor(one.high), log)
-                hint = shlex.quote(f"{one.key}={ends}")
-                message = f"`{bare(one.key)}` is a whole number, and its interval is not"
-                return None, _unfit(one, message, hint=hint)
-    if log and one.low <= 0:
-        low = 1 if whole else one.high * LOWEST_SHARE
-        ends = _interval(low, one.high, log)
-        better = shlex.quote(f"{one.key}={ends}") if one.high > low else None
-        message = f"a logarithmic interval of `{bare(one.key)}` starts at {one.low:g}"
-        return None, _unfit(one, message, "the logarithm is of numbers above zero", better)
-    return Axis(one.key, "int" if whole else "float", (), one.low, one.high, log), None
-
-
-def _unfit(one: Dimension, message: str, note: str = "", hint: str | None = None) -> Diagnostic:
-    return Diagnostic(
-        "LF721",
-        message,
-        key=bare(one.key),
-        origins=(Origin("override", one.text),),
-        notes=(note,) if note else (),
-        hint=hint,
-    )
 
 
 def _own_fault(
@@ -278,18 +174,7 @@ def _clipped(axis: Axis, numbers: Numbers | None) -> str | None:
         low = max(low, numbers.low + above)
     if not low < high or (low, high) == (axis.low, axis.high):
         return None
-    return _interval(low, high, axis.log)
-
-
-def _interval(low: float, high: float, log: bool) -> str:
-    inner = f"interval({_number(low)},{_number(high)})"
-    return f"tag(log,{inner})" if log else inner
-
-
-def _number(value: float) -> str:
-    """Whole ones to the last digit, since a bound that is rounded lies outside."""
-    whole = abs(value) < WHOLE and float(value).is_integer()
-    return str(int(value)) if whole else f"{value:.12g}"
+    return interval(low, high, axis.log)
 
 
 def _everywhere(probes: Iterable[Probe]) -> list[Diagnostic]:

@@ -26,10 +26,10 @@ from llmforge.run import journal
 from llmforge.run.folder import RunFolder
 from llmforge.run.pruning import Assignment, open_storage, quieten
 from llmforge.schema.sweep import SearchSweep
+from llmforge.sweep.axes import Axis
 from llmforge.sweep.definition import Definition
 from llmforge.sweep.preflight import Point, State, overrides_of
 from llmforge.sweep.proposing import distribution, propose
-from llmforge.sweep.spaces import Axis
 from llmforge.sweep.storage import address_of, differing, mend_journal, missing, unusable
 from llmforge.sweep.trial import Trial, trial_of
 

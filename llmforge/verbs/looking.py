@@ -20,7 +20,7 @@ def add(verb: MakeVerb) -> None:
     runs.flag("--runs", dest="folder", default="runs", metavar="FOLDER")
     runs.flag("--sweeps", metavar="FOLDER", help="folder of sweeps; default: multirun beside runs")
     runs.flag("--status", metavar="STATUS", help="finished, failed, interrupted, running, ...")
-    runs.flag("--sweep", metavar="NAME", help="trials of this sweep only; the start of a name is enough")
+    runs.flag("--sweep", metavar="NAME", help="trials of this sweep only; or the start of one")
     runs.flag(
         "--where", action="append", default=[], metavar="FILTER",
         help="on figures and settings: 'eval_loss<2 and optimizer.lr>1e-4'; may be repeated",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from llmforge.compiler.facts.data import look_at
 from llmforge.compiler.facts.shapes import config_of
@@ -220,10 +221,23 @@ def completed(section: str, given: Any) -> Any:
 def shipped(section: str, kind: str | None = None) -> dict[str, Any]:
     """The first shipped option of a kind; nothing where there is none."""
     for option in options(section):
-        found = compose([f"{section}={option.name}"]).values.get(section, {})
-        if kind is None or found.get("kind") == kind:
-            return dict(found)
+        if kind is None or written_kind(option.path) in (kind, None):
+            found = compose([f"{section}={option.name}"]).values.get(section, {})
+            if kind is None or found.get("kind") == kind:
+                return dict(found)
     return {}
+
+
+@functools.cache
+def written_kind(path: Path) -> str | None:
+    """The kind that a file of `conf/`, or one it builds on, says; composing each takes long."""
+    told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if "kind" in told:
+        return str(told["kind"])
+    names = [name for name in told.get("defaults", []) if isinstance(name, str)]
+    files = [path.with_name(f"{name}.yaml") for name in reversed(names)]
+    kinds = [written_kind(file) for file in files if file.is_file()]
+    return next((kind for kind in kinds if kind is not None), None)
 
 
 def plan_by_hand(changes: dict[str, Any]) -> Plan:

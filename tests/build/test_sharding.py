@@ -24,6 +24,8 @@ SMALL = (
 )
 """50 rows in batches of 8: the seventh step ends an epoch with two rows."""
 
+pytestmark = pytest.mark.timeout(1200)  # the first test waits for every engine
+
 TWO = ("launch=torchrun", "launch.processes=2", "trainer.micro_batch=2")
 ENGINES = {
     "ddp": (),

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,30 +114,27 @@ def test_two_processes_measure_the_same(folder: Path) -> None:
     assert figures[0]["eval_loss"] == pytest.approx(figures[1]["eval_loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        (
-            "kind: last_part",
-            "kind: last_prt",
-            "error[LF103]: unknown kind `last_prt` of `collator`",
-        ),
-        ("kind: diary\n", "kind: diry\n", "hint: callbacks.diary.kind=diary"),
-        ("report_every: 30", "report_evry: 30", "error[LF101]: unknown key `report_evry`"),
-        ("limit: 4.0", "limit: 0", "error[LF104]: `metrics.length.limit` is `0`"),
-        ("freeze_embeddings: true", "", "error[LF105]: `hooks.freeze_embeddings` has no value"),
-        (
-            "best: eval_accuracy",
-            "best: eval_length",
-            "`eval_length` is measured on answers",
-        ),
-    ],
+SLIPS = (
+    ("kind: last_part", "kind: last_prt", "error[LF103]: unknown kind `last_prt` of `collator`"),
+    ("kind: diary\n", "kind: diry\n", "hint: callbacks.diary.kind=diary"),
+    ("report_every: 30", "report_evry: 30", "error[LF101]: unknown key `report_evry`"),
+    ("limit: 4.0", "limit: 0", "error[LF104]: `metrics.length.limit` is `0`"),
+    ("freeze_embeddings: true", "", "error[LF105]: `hooks.freeze_embeddings` has no value"),
 )
-def test_slips_are_told_before_anything_starts(folder: Path, old: str, new: str, said: str) -> None:
+CONTRADICTION = ("best: eval_accuracy", "best: eval_length", "`eval_length` is measured on answers")
+
+
+@pytest.mark.parametrize("slips", [SLIPS, [CONTRADICTION]], ids=["values", "contradiction"])
+def test_slips_are_told_at_once_before_anything_starts(
+    folder: Path, slips: Sequence[tuple[str, str, str]]
+) -> None:
     path = folder / "conf" / "experiment" / "preferences.yaml"
     text = path.read_text("utf-8")
-    assert text.count(old) == 1
-    path.write_text(text.replace(old, new), "utf-8")
+    for old, new, _ in slips:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    path.write_text(text, "utf-8")
     done = llmforge(folder, "check", *CHOSEN)
     assert done.returncode == 2
-    assert said in done.stdout + done.stderr
+    told = done.stdout + done.stderr
+    assert [said for _, _, said in slips if said not in told] == [], told

@@ -172,6 +172,19 @@ def test_what_a_text_means(planted, work):
         write_report("planned", RUNS)
     (found,) = caught.value.diagnostics
     assert (found.code, found.notes) == ("LF743", ("there is a sweep `planted`",))
+    assert found.hint == "llmforge report planted"
+
+
+def test_the_start_of_several_names_is_none(make_sweep):
+    make_sweep("tracking=none", name="one-a")
+    make_sweep("tracking=none", name="one-b")
+
+    with pytest.raises(ConfigRefused) as caught:
+        write_report("one", RUNS)
+    (found,) = caught.value.diagnostics
+    assert (found.code, found.message) == ("LF743", "2 sweeps begin with `one`")
+    assert sorted(found.notes) == ["there is a sweep `one-a`", "there is a sweep `one-b`"]
+    assert found.hint in ("llmforge report one-a", "llmforge report one-b")
 
 
 def test_a_page_that_cannot_be_written(planted, work):

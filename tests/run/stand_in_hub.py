@@ -1,7 +1,7 @@
 """A small hub on the loopback, spoken to by the hub's own library: users, repositories, commits.
 
-It holds what is pushed to it by content, as git and LFS do, refuses what the hub refuses, and has
-troubles on demand: `hub.trouble("POST", "/commit/", 500, times=2)`.
+It gives out what it has, holds what is pushed to it by content, as git and LFS do, refuses what the
+hub refuses, and has troubles on demand: `hub.trouble("POST", "/commit/", 500, times=2)`.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class StandIn:
 
 
 class Answer(BaseHTTPRequestHandler):
-    """The endpoints that an upload uses."""
+    """The endpoints that uploads and downloads use."""
 
     hub: StandIn
     protocol_version = "HTTP/1.1"
@@ -115,6 +115,9 @@ class Answer(BaseHTTPRequestHandler):
         self._answer()
 
     def do_POST(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
         self._answer()
 
     def do_PUT(self) -> None:
@@ -160,12 +163,14 @@ class Answer(BaseHTTPRequestHandler):
             (r"POST /api/repos/create", self.create),
             (r"POST /api/validate-yaml", self.validate),
             (rf"GET {repository}(?:/revision/(.+))?", self.about),
+            (rf"GET {repository}/tree/([^/]+)", self.tree),
             (rf"GET {repository}/auth-check(?:/write)?", self.auth_check),
             (rf"POST {repository}/branch/(.+)", self.branch),
             (rf"POST {repository}/preupload/(.+)", self.preupload),
             (rf"POST {repository}/commit/(.+)", self.commit),
             (r"POST /([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.batch),
             (r"PUT /large/(\w+)", self.large),
+            (r"(?:HEAD|GET) /([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.resolve),
         )
 
     # -- who ------------------------------------------------------------------------------------
@@ -228,14 +233,30 @@ class Answer(BaseHTTPRequestHandler):
         found = self.hub.repositories.get(name)
         if found is None or (found.private and not self.may_write(name.partition("/")[0])):
             return self._refuse(404, "Repository not found", "RepoNotFound")
-        branch = revision or "main"
-        if branch not in found.branches:
+        branch = self.branch_of(found, revision or "main")
+        if branch is None:
             return self._refuse(404, "Revision not found", "RevisionNotFound")
         siblings = [{"rfilename": path} for path in found.branches[branch]]
         head = found.head(branch)
         return self._give(
             {"id": name, "sha": head, "private": found.private, "siblings": siblings, "tags": []}
         )
+
+    def tree(self, _body: bytes, name: str, revision: str) -> None:
+        found = self.hub.repositories[name]
+        files = found.branches[self.branch_of(found, revision) or revision]
+        return self._give(
+            [
+                {"type": "file", "path": path, "size": len(text), "oid": _identity(text, "regular")}
+                for path, text in files.items()
+            ]
+        )
+
+    @staticmethod
+    def branch_of(found: Repository, revision: str) -> str | None:
+        """The branch of that name, or whose last commit that is."""
+        heads = {found.head(branch): branch for branch in found.branches}
+        return revision if revision in found.branches else heads.get(revision)
 
     def branch(self, _body: bytes, name: str, branch: str) -> None:
         branches = self.hub.repositories[name].branches
@@ -300,6 +321,24 @@ class Answer(BaseHTTPRequestHandler):
             {"commitUrl": f"{self.hub.url}/{name}/commit/{number}", "commitOid": number}
         )
 
+    def resolve(self, _body: bytes, name: str, revision: str, path: str) -> None:
+        """A file for whoever downloads it."""
+        found = self.hub.repositories.get(name)
+        branch = self.branch_of(found, revision) if found else None
+        if found is None or branch is None:
+            return self._refuse(404, "Repository not found", "RepoNotFound")
+        content = found.branches[branch].get(path)
+        if content is None:
+            return self._refuse(404, "Entry not found", "EntryNotFound")
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", found.head(branch))
+        self.send_header("ETag", f'"{_identity(content, "lfs")}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+        return None
+
     # -- answers --------------------------------------------------------------------------------
 
     def _give(self, found: Any, status: int = 200) -> None:
@@ -319,7 +358,8 @@ class Answer(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
 
 def _identity(content: bytes, mode: str) -> str:

@@ -195,6 +195,7 @@ def test_a_worker_ends_when_its_driver_is_killed(tiny: Callable[..., Plan]) -> N
     assert run.checkpoints()
 
 
+@pytest.mark.slow
 def test_the_other_stages(tiny: Callable[..., Plan], capfd: pytest.CaptureFixture[str]) -> None:
     plan = tiny("trainer.max_steps=4", "lora=small", "lora.r=2")
     assert run_plan(plan, "prepare").exit_code == 0

@@ -193,6 +193,7 @@ def test_the_next_attempt_forgets(plan_of, tmp_path: Path, monkeypatch) -> None:
     assert not (run.path / "not_finite.json").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_tell_one_story(plan_of, rows: Path, tmp_path: Path) -> None:
     plan = plan_of(
         *("launch=torchrun", "launch.processes=2", "trainer.micro_batch=2"),

@@ -89,3 +89,14 @@ def test_a_terminal_that_goes_away_does_not_end_the_run(
     for _ in range(3):
         screen.say("still here?")
     assert capsys.readouterr().err.count("the terminal is gone") == 1
+
+
+def test_what_libraries_print_stays_off_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    """`llmforge generate --json | jq`: GPT-QModel greets whoever imports it."""
+    with terminal.libraries_aside():
+        print("a banner")
+        os.write(1, b"one in C\n")
+    print("the answer")
+    told = capfd.readouterr()
+    assert told.out == "the answer\n"
+    assert sorted(told.err.splitlines()) == ["a banner", "one in C"]

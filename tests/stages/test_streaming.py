@@ -147,7 +147,7 @@ def test_a_stream_teaches_what_prepared_rows_teach(plan, tmp_path: Path):
     ("overrides", "stop_after"),
     [
         pytest.param((), 6, id="shuffled"),
-        pytest.param(("trainer.workers=2",), 6, id="two processes"),
+        pytest.param(("trainer.workers=2",), 6, id="two processes", marks=pytest.mark.slow),
         # 24 rows are three steps: the stop is in the third pass
         pytest.param(("data.train=few.jsonl",), 7, id="in a later pass"),
         pytest.param(("data.max_train_rows=20",), 6, id="in the middle of a batch of two passes"),

@@ -208,7 +208,8 @@ def test_a_killed_worker_is_a_failed_trial_and_the_others_go_on(start, work):
     assert "FAILED  LF804" in out
 
 
-@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_ctrl_c_saves_the_running_trials_and_the_same_command_goes_on(start, work, launcher):
     if launcher == "joblib":
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")

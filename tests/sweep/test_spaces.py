@@ -7,9 +7,10 @@ import shlex
 import pytest
 
 from llmforge.diagnostics import Diagnostic
+from llmforge.sweep.axes import Axis
 from llmforge.sweep.definition import define
 from llmforge.sweep.proposing import axis_from, grid_of
-from llmforge.sweep.spaces import Axis, survey
+from llmforge.sweep.spaces import survey
 
 
 def surveyed(*overrides: str) -> list[Axis]:

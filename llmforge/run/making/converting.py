@@ -96,7 +96,7 @@ def wanted(place: Place, file: Path | None, form: str | None) -> Wanted:
     if missing:
         text = f"a GGUF file needs {' and '.join(missing)}, not installed here"
         raise refused("LF990", text, INSTALL)
-    own, elements = _weights(source)
+    own, elements = _weights(full)
     chosen = form or own
     default = full.run.path / "model.gguf" if full.run else Path(f"{source.resolve().name}.gguf")
     made = Wanted(source, full.label, (file or default).absolute(), chosen)
@@ -170,10 +170,12 @@ def _full(place: Place) -> Place:
     return full_model(place, place.run, place.plan or place.run.plan())
 
 
-def _weights(source: Path) -> tuple[str, int]:
+def _weights(place: Place) -> tuple[str, int]:
     """Format of most weights, and how many there are."""
     from llmforge.compiler.facts.quantized import quantized_base
 
+    source = place.folder
+    assert source is not None  # noqa: S101 - what is found has one
     try:
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         headers = model_headers(source)
@@ -183,7 +185,8 @@ def _weights(source: Path) -> tuple[str, int]:
     if (packed := quantized_base(config)) is not None:
         raise refused(
             "LF961", f"the model in {source} is quantized already ({packed.name})",
-            "--weights fused", ("convert what it was made of; q8_0 has 8 bits",),
+            f"llmforge export {place.run.run_id} --gguf" if place.run else None,
+            ("convert what it was made of; `--form q8_0` has 8 bits",),
         )  # fmt: skip
     return _OWN.get(main_dtype(headers) or "", "f32"), sum(one.elements for one in headers.values())
 

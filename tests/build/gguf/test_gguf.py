@@ -12,15 +12,17 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from llmforge.build.gguf.convert import cut_of
+from llmforge.installed import installed_version
 from llmforge.refs.models import Place
-from llmforge.run.making.converting import NotConverted, convert, wanted
+from llmforge.run.making.converting import PACKAGES, NotConverted, convert, wanted
 
 
 @pytest.fixture(scope="module")
 def made(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `model/` and its `model.gguf`, made as `llmforge export` does."""
-    pytest.importorskip("gguf")
-    pytest.importorskip("sentencepiece")
+    missing = [name for name in PACKAGES if installed_version(name) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed: the extra gguf")
     folder = tmp_path_factory.mktemp("gguf")
     model = shutil.copytree(checkpoint("llama"), folder / "model")
     (model / "chat_template.jinja").write_text("{{ messages[0].content }}")

@@ -36,6 +36,7 @@ def train(plan: Plan, work: Path) -> subprocess.CompletedProcess[str]:
     return run("train", "--plan", str(work / "plan.json"))
 
 
+@pytest.mark.slow
 def test_each_save_and_the_end_are_pushed_and_again_nothing(
     tiny: Callable[..., Plan], work: Path, hub: StandIn, tmp_path: Path
 ) -> None:

@@ -251,13 +251,15 @@ def test_an_adapter_on_the_hub_is_merged_into_a_base_on_the_hub(
     import huggingface_hub
 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    constants = "huggingface_hub.constants"  # which were read from the environment before
+    monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(f"{constants}.ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
     for name, folder in (("base", run.model / "base"), ("adapter", run.model)):
         api = huggingface_hub.HfApi(hub.url)
         api.create_repo(f"me/{name}")
-        api.upload_folder(
-            repo_id=f"me/{name}", folder_path=folder, ignore_patterns=["base/*"]
-        )
+        api.upload_folder(repo_id=f"me/{name}", folder_path=folder, ignore_patterns=["base/*"])
     config = hub.repositories["me/adapter"].branches["main"]
     told = json.loads(config["adapter_config.json"])
     config["adapter_config.json"] = json.dumps(
@@ -387,6 +389,68 @@ def _rename_base(adapter: Path, name: str) -> None:
     file = adapter / "adapter_config.json"
     told = json.loads(file.read_text())
     file.write_text(json.dumps({**told, "base_model_name_or_path": name}))
+
+
+def test_a_merged_model_is_asked_and_measured_by_its_run(
+    run: RunFolder, home: Path, capfd: Any
+) -> None:
+    shutil.copytree(home / ".llmforge", ".llmforge")
+    asked = ["generate", "What is 2 + 3?", "--run", str(run.path), "--json"]
+    answers = []
+    for words in (asked, [*asked, "--weights", "fused"]):
+        assert main(words) == 0
+        answers.append(json.loads(capfd.readouterr().out))
+    assert [one["model"] for one in answers] == [run.run_id, f"{run.run_id}, fused"]
+    assert answers[0]["answer"] == answers[1]["answer"]
+
+    assert main(["evaluate", "--run", str(run.path), "--weights", "fused"]) == 0
+    figures = dict(line.split() for line in capfd.readouterr().out.splitlines() if line)
+    result = run.result() or {}
+    assert float(figures["eval_loss"]) == pytest.approx(result["eval_loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_base_that_was_packed_while_it_was_loaded_is_merged_in_full_precision(
+    run: RunFolder,
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    from conftest import TINY
+
+    rest = [word for word in TINY if not word.startswith(("model.", "tokenizer.", "name="))]
+    base = ["model=folder", f"model.path={run.path / 'fused'}", "quantization=4bit"]
+    assert main(["train", "name=packed", *rest, *base, "lora=small", "tracking=none"]) == 0
+    (packed,) = Path("runs").glob("packed-*")
+
+    record = carried_out(subject(RunFolder.open(packed)))
+
+    assert record["base"] == str(run.path / "fused"), "the original, not what was packed"
+    assert record["proof"]["passed"]
+    assert record["merge"]["dtype"] == "float32"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_merge_that_fails_after_training_keeps_the_training(work: Path, capsys: Any) -> None:
+    from conftest import TINY
+
+    words = ["train", "name=strict", *TINY[1:], *LORA, "fuse.dtype=bfloat16", "tracking=none"]
+    assert main([*words, "fuse.max_difference=0"]) == 1
+    told = capsys.readouterr().err
+    assert "LF950" in told
+    assert "hint: fuse.dtype=float32" in told
+    (folder,) = (work / "runs").iterdir()
+    run = RunFolder.open(folder)
+    assert run.status() is Status.FINISHED
+    assert run.manifest.is_file()
+    assert making.record(run, "fuse") is None
+    assert [path.name for path in folder.iterdir() if "fused" in path.name] == []
+    trained = (run.model / "adapter_model.safetensors").stat().st_mtime_ns
+
+    assert main(words) == 0
+    assert "was finished at" in capsys.readouterr().err
+    assert (run.model / "adapter_model.safetensors").stat().st_mtime_ns == trained
+    assert (making.record(run, "fuse") or {})["proof"]["passed"]
 
 
 def test_a_run_that_is_not_finished_has_nothing_to_merge(home: Path, capsys: Any) -> None:
