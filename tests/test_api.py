@@ -91,6 +91,7 @@ def test_a_saved_plan_runs_with_no_conf_folder_present(tmp_path: Path) -> None:
     assert f"llmforge generate --run {plan['run_id']}" in done.stdout
 
 
+@pytest.mark.slow
 def test_train_again_evaluate_generate_runs(tmp_path: Path) -> None:
     first = cli("train", *TINY, "name=tiny", cwd=tmp_path)
     again = cli("train", *TINY, "name=tiny", cwd=tmp_path)

@@ -73,7 +73,9 @@ def test_a_talk_in_a_terminal(model: Path, tmp_path: Path) -> None:
         terminal.type("Hello\n")
         terminal.until("model> ")
         terminal.until("you> ")
-        terminal.type("half a line\x03")
+        terminal.type("half a line")
+        terminal.until("half a line")  # now it is being read: a signal before that waits for a key
+        terminal.type("\x03")
         terminal.until("Ctrl-D or /quit ends the talk")
         terminal.until("you> ")
         terminal.type("/set max_new_tokens=100\n")

@@ -192,6 +192,7 @@ def test_a_search_whose_driver_is_killed_twice_repeats_nothing(start, work, laun
     assert "5 finished before · 0 to run" in out
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_a_failed_trial_and_the_others_go_on(start, work):
     driver = start("seed=1,2 trainer.max_steps=60")
     until(lambda: training(work), driver)

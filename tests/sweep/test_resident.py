@@ -118,6 +118,7 @@ def signalled_while_training(plan: Plan, number: signal.Signals) -> threading.Th
     return thread
 
 
+@pytest.mark.slow
 def test_trials_are_bit_equal_to_isolated_runs_whatever_happens_between(planned):
     trials = [
         ("lora.r=4", "optimizer.lr=1e-3"),
