@@ -45,11 +45,13 @@ CLOSE = 1e-3
 COMMON = (
     *(("hardware=cpu", "launch.threads=1") if REHEARSED else ()),
     *("tracking=none", "precision=float32", "data.rows=400", "data.max_cut_tokens=null"),
-    *("model.layers=2", "model.hidden=128", "model.intermediate=256", "model.heads=4"),
-    *("model.kv_heads=2", "model.context=128", "tokenizer.vocabulary=300"),
     *("trainer.epochs=null", "trainer.max_steps=12", "trainer.log_every=1"),
     *("trainer.global_batch=16", "trainer.micro_batch=4", "checkpoint.every=4"),
     *("evaluation.every=4", "evaluation.exact_match_rows=0", "evaluation.samples=0"),
+)
+SHAPE = (
+    *("model.layers=2", "model.hidden=128", "model.intermediate=256", "model.heads=4"),
+    *("model.kv_heads=2", "model.context=128", "tokenizer.vocabulary=300"),
 )
 LORA = ("model=folder", "lora=small", "lora.dropout=0", "optimizer.lr=0.001")
 FAULT = """
@@ -104,7 +106,8 @@ def train(bench: Path) -> Callable[..., Trained]:
     """`train("num_gpus=2", "name=two")`: by the command line, to its end."""
 
     def run(*words: str) -> Trained:
-        done = llmforge(bench, "train", *COMMON, *words)
+        shape = () if "model=folder" in words else SHAPE
+        done = llmforge(bench, "train", *COMMON, *shape, *words)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
         name = next(word for word in words if word.startswith("name="))[5:]
         folder = RunFolder(next((bench / "runs").glob(f"{name}-*")))
@@ -122,7 +125,7 @@ def alone(train: Callable[..., Trained]) -> Trained:
 
 
 def test_the_node_is_fit_for_it(bench: Path) -> None:
-    done = llmforge(bench, "doctor", "--launch", *COMMON, *TWO)
+    done = llmforge(bench, "doctor", "--launch", *COMMON, *SHAPE, *TWO)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("GB/s") == 2
