@@ -96,7 +96,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Calla
 
     yield folder, fail
     _tools().unmount(folder)
-    server.wait(10)
+    server.wait(60)
 
 
 def _tools() -> Any:

@@ -96,4 +96,4 @@ def test_the_step_path_is_cheap(file: Path) -> None:
         log.append({"train_loss": 1.5, "learning_rate": 1e-3, "grad_norm": 0.5}, step)
         times.append(time.perf_counter() - began)
     # measured: 12 us on an idle machine; the bound leaves room for a busy one
-    assert statistics.median(times) < 100e-6
+    assert statistics.median(times) < 500e-6

@@ -104,5 +104,5 @@ def test_a_worker_ends_with_its_driver() -> None:
     assert watched.stdout.readline() == "ready\n"
     driver.kill()  # not waited for yet: a zombie counts as gone
     assert watched.stdout.readline() == "stopped\n"
-    assert watched.wait(10) == 0
+    assert watched.wait(60) == 0
     driver.wait()
