@@ -12,6 +12,7 @@ import functools
 import json
 import shlex
 import shutil
+import signal
 from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ import pytest
 
 from llmforge.compiler.facts.versions import PACKAGES
 from llmforge.plan import Plan
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # how a shell starts what it puts into the background; the programs tested here are to be stopped
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 INSTALLED = "llmforge.compiler.derive.machine.installed_versions"
 

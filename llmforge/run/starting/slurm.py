@@ -9,7 +9,6 @@ job does on its nodes is in `slurm_job.py`.
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,14 +17,17 @@ from typing import Any
 from llmforge.plan import Plan
 from llmforge.run.endings import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from llmforge.run.folder import RunFolder
-from llmforge.run.starting import commands, shielding
+from llmforge.run.starting import commands, shielding, slurm_queue
 from llmforge.run.starting.slurm_job import CANCELLED, SCREEN, Job
 from llmforge.run.status import Status
 
 FOLDER = "slurm"
 RECORD = "slurm.json"
 _LOOKING = 1.0
-"""Seconds between two looks at the job."""
+"""Seconds between two looks at the job's files."""
+
+_ASKING = 15.0
+"""Seconds between two questions to Slurm, whose controller serves everybody."""
 
 
 class JobRefused(RuntimeError):
@@ -49,7 +51,8 @@ def drive(run: RunFolder, stage: str) -> int:
     print(f"job {job.job_id} is queued; its files are in {run.path / FOLDER}", file=sys.stderr)
     if not commands.waits(plan):
         return EXIT_DONE
-    return _wait(job, run, launch["executor"] == "local")
+    local = launch["executor"] == "local"
+    return _wait(LocalJob(job) if local else ClusterJob(job, run), run)
 
 
 def executor_of(plan: Plan, folder: Path) -> Any:
@@ -112,38 +115,71 @@ def queued(run: RunFolder) -> str | None:
     record = run.read_json(RECORD)
     if not record or record["executor"] != "slurm":
         return None
-    try:
-        told = subprocess.run(
-            ["squeue", "--noheader", "--jobs", str(record["job"])],  # noqa: S607 - Slurm's own
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return str(record["job"]) if told.returncode == 0 and told.stdout.strip() else None
+    return str(record["job"]) if slurm_queue.in_queue(str(record["job"])) else None
 
 
-def _wait(job: Any, run: RunFolder, local: bool) -> int:
-    """Show what the job says until it is over; a stop makes it save and end."""
-    stopped: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _frame: stopped.append(number))
-    shown = dict.fromkeys(SCREEN, 0)
-    told = False
-    while True:
-        over = job.done(force_check=local)
-        for name, stream in zip(SCREEN, (sys.stdout, sys.stderr), strict=True):
-            shown[name] = _show(run.path / name, shown[name], stream)
-        if over:
-            break
-        if stopped and not told:
-            (run.path / CANCELLED).touch()
-            _ask_to_end(job, local)
-            told = True
-        time.sleep(_LOOKING)
-    if run.status() is Status.INTERRUPTED or stopped:
-        return EXIT_STOPPED
+class LocalJob:
+    """A job that submitit runs on this machine."""
+
+    def __init__(self, job: Any) -> None:
+        self._job = job
+
+    def over(self) -> bool:
+        return bool(self._job.done(force_check=True))
+
+    def ask_to_end(self) -> None:
+        self._job._process.send_signal(signal.SIGTERM)  # noqa: SLF001 - `cancel` gives it one second
+
+    def code(self) -> int:
+        """Exit code of the job; what went wrong goes to stderr."""
+        return _code_of(self._job)
+
+
+class ClusterJob:
+    """A job of Slurm's, with a task on each node.
+
+    submitit's own way to watch it asks `sacct`, and takes a job for running where that has no
+    answer.
+    """
+
+    def __init__(self, job: Any, run: RunFolder) -> None:
+        self._tasks = [job.task(number) for number in range(job.num_tasks)]
+        self._number, self._run = str(job.job_id), run
+        self._asked, self._gone, self._every = time.monotonic(), 0, _ASKING
+
+    def over(self) -> bool:
+        """Has each task left its result, or is the job out of the queue?
+
+        A run that was interrupted may be queued again by Slurm, after its tasks have ended.
+        """
+        results = all(map(_has_result, self._tasks))
+        if results and self._run.status() is not Status.INTERRUPTED:
+            return True
+        if time.monotonic() - self._asked > (_LOOKING if results else self._every):
+            self._asked = time.monotonic()
+            # results may arrive late on a shared disk: two looks without the job
+            self._gone = self._gone + 1 if slurm_queue.in_queue(self._number) is False else 0
+        return self._gone > 1
+
+    def ask_to_end(self) -> None:
+        slurm_queue.ask_to_end(self._number)
+        self._every = _LOOKING  # somebody waits for it now
+
+    def code(self) -> int:
+        """Exit code of the first task that has not done its work, or 0."""
+        codes = [_code_of(task) for task in self._tasks if _has_result(task)]
+        if len(codes) < len(self._tasks):
+            how, where = slurm_queue.state(self._number), self._tasks[0].paths.stderr
+            print(f"job {self._number} left no result: {how}; see {where}", file=sys.stderr)
+            codes.append(EXIT_FAILED)
+        return next((code for code in codes if code), EXIT_DONE)
+
+
+def _has_result(task: Any) -> bool:
+    return bool(task.paths.result_pickle.exists())
+
+
+def _code_of(job: Any) -> int:
     failed = job.exception()
     if failed is not None:
         print(f"job {job.job_id}: {failed}", file=sys.stderr)
@@ -151,15 +187,26 @@ def _wait(job: Any, run: RunFolder, local: bool) -> int:
     return int(job.result())
 
 
-def _ask_to_end(job: Any, local: bool) -> None:
-    if local:
-        job._process.send_signal(signal.SIGTERM)  # noqa: SLF001 - `cancel` gives it one second
-    else:
-        subprocess.run(
-            ["scancel", "--signal=TERM", str(job.job_id)],  # noqa: S607 - Slurm's own
-            check=False,
-            timeout=60,
-        )
+def _wait(job: LocalJob | ClusterJob, run: RunFolder) -> int:
+    """Show what the job says until it is over; a stop makes it save and end."""
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: stopped.append(number))
+    shown = dict.fromkeys(SCREEN, 0)
+    told = False
+    while True:
+        over = job.over()
+        for name, stream in zip(SCREEN, (sys.stdout, sys.stderr), strict=True):
+            shown[name] = _show(run.path / name, shown[name], stream)
+        if over:
+            break
+        if stopped and not told:
+            (run.path / CANCELLED).touch()
+            job.ask_to_end()
+            told = True
+        time.sleep(_LOOKING)
+    if run.status() is Status.INTERRUPTED or stopped:
+        return EXIT_STOPPED
+    return job.code()
 
 
 def _show(path: Path, seen: int, stream: Any) -> int:

@@ -5,7 +5,7 @@ submitit calls the job once per node, and keeps it as a pickle that submitit alo
 
 When Slurm warns that the nodes will be taken away (out of time, pre-empted), the processes save and
 end, and node 0 has the job queued again; it then goes on from its newest checkpoint. A stop that
-the user asked for (the driver leaves a mark) saves as well, and queues nothing.
+the user asked for (the driver leaves a mark, or Slurm says so) saves as well, and queues nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from llmforge.plan import Plan
 from llmforge.run import environment
 from llmforge.run.signals import WARNINGS
-from llmforge.run.starting import commands
+from llmforge.run.starting import commands, slurm_queue
 from llmforge.run.starting.ranks import RESTART
 
 CANCELLED = ".cancelled"
@@ -51,6 +51,7 @@ class Job:
         import submitit
 
         here = submitit.JobEnvironment()
+        here.paths.result_pickle.unlink(missing_ok=True)  # of the time before it was queued again
         folder = Path(self.folder)
         plan = Plan.load(folder / "plan.json")
         command = commands.torchrun(
@@ -74,7 +75,7 @@ class Job:
                 command, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err
             )
             warned = _watched(process)
-            if warned and here.node == 0 and not (folder / CANCELLED).exists():
+            if warned and here.node == 0 and _goes_on(folder, here):
                 _queue_again(warned)
             return process.wait()
 
@@ -90,7 +91,7 @@ def meeting_point(here: Any) -> tuple[str, int]:
     if here.num_nodes == 1:
         return commands.ALONE, commands.free_port()
     number = int("".join(filter(str.isdigit, here.raw_job_id)) or 0)
-    return here.hostnames[0], _PORTS + number % _PORTS
+    return slurm_queue.address(here.hostnames[0]), _PORTS + number % _PORTS
 
 
 def _watched(process: subprocess.Popen[bytes]) -> int | None:
@@ -111,6 +112,19 @@ def _watched(process: subprocess.Popen[bytes]) -> int | None:
     for number, handler in before.items():
         signal.signal(number, handler)
     return came[0] if came else None
+
+
+def _goes_on(folder: Path, here: Any) -> bool:
+    """Is it for us to queue the job again?
+
+    Not where our driver ended it. While Slurm has it as running, the warning is of things to come.
+    Once it is being ended, Slurm has decided: `scancel`, or a pre-emption that queues it again.
+    """
+    if (folder / CANCELLED).exists():
+        return False
+    if here.name() != "slurm":
+        return True
+    return slurm_queue.state(here.raw_job_id).startswith("RUNNING")
 
 
 def _queue_again(number: int) -> None:
