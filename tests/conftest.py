@@ -25,7 +25,7 @@ from llmforge.compiler.facts.versions import PACKAGES
 from llmforge.plan import Plan
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # how a shell starts what it puts into the background; the programs tested here are to be stopped
+    # how a shell starts what it puts into the background; programs tested here are to be stopped
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 INSTALLED = "llmforge.compiler.derive.machine.installed_versions"
