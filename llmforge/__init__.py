@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from llmforge.plan import Plan
     from llmforge.run.launch import Outcome
+    from llmforge.runnable import RunnablePlan
 
 __all__ = [
     "BaseCollator",
@@ -30,6 +30,7 @@ __all__ = [
     "LogitsMetric",
     "MetricSpec",
     "OptimizerSpec",
+    "RunnablePlan",
     "TextMetric",
     "TrainerSpec",
     "__version__",
@@ -54,6 +55,7 @@ _LATER = {
     "LogitsMetric": "llmforge.build.measures",
     "MetricSpec": "llmforge.schema.extension",
     "OptimizerSpec": "llmforge.schema.optim",
+    "RunnablePlan": "llmforge.runnable",
     "TextMetric": "llmforge.build.measures",
     "TrainerSpec": "llmforge.schema.train",
     "dataset": "llmforge.sources.functions",
@@ -77,7 +79,7 @@ def __getattr__(name: str) -> Any:
 
 def compile(  # noqa: A001 - the word of the field; `llmforge.compile` is how it is used
     overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()
-) -> Plan:
+) -> RunnablePlan:
     """Compose, check and freeze a plan.
 
     Args:
@@ -87,11 +89,11 @@ def compile(  # noqa: A001 - the word of the field; `llmforge.compile` is how it
     Raises:
         llmforge.diagnostics.ConfigRefused: with every finding.
     """
-    from llmforge.compiler.passes import compile_plan
+    from llmforge.runnable import RunnablePlan
     from llmforge.sources.sql import forget
 
     forget()  # a notebook asks its database again
-    return compile_plan(overrides, config_dirs)
+    return RunnablePlan.compiled(overrides, config_dirs)
 
 
 def load(
@@ -108,8 +110,8 @@ def load(
     """Model and tokenizer of a run, a checkpoint, a folder or a registered version.
 
     Args:
-        ref: what `Plan.run` returned; a run id or the start of one, an MLflow run id, or `last`; a
-            run folder, a checkpoint's, one with a model or adapter; `models:/name/3` or
+        ref: what `plan.run()` returned; a run id or the start of one, an MLflow run id, or `last`;
+            a run folder, a checkpoint's, one with a model or adapter; `models:/name/3` or
             `name@best`.
         checkpoint: `best`, `last` or a number of steps; None is the run's final model.
         dtype: `float32`, `bfloat16`, `float16` of weights that are not packed; None keeps the

@@ -118,11 +118,11 @@ def _job(overrides: list[str], dirs: list[str]) -> object:
 
 def _run(overrides: list[str], dirs: list[str]) -> int:
     from llmforge import render
-    from llmforge.compiler.passes import compile_plan
     from llmforge.diagnostics import ConfigRefused
+    from llmforge.runnable import RunnablePlan
 
     try:
-        outcome = compile_plan(overrides, dirs).run()
+        outcome = RunnablePlan.compiled(overrides, dirs).run()
         code = outcome.exit_code
         found = [outcome.diagnostic] if outcome.diagnostic else []
     except ConfigRefused as refusal:

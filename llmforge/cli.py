@@ -23,9 +23,9 @@ from llmforge.verbs import (
     asking,
     chaining,
     compiling,
-    converting,
     evaluating,
     exporting,
+    fusing,
     looking,
     publishing,
     quantizing,
@@ -36,8 +36,8 @@ from llmforge.verbs import (
 )
 
 FAMILIES = (
-    compiling, running, chaining, evaluating, exporting, quantizing, sweeping, asking, serving,
-    looking, publishing, converting,
+    compiling, running, chaining, evaluating, fusing, quantizing, sweeping, asking, serving,
+    looking, publishing, exporting,
 )  # fmt: skip
 """Modules of verbs, in the order of `llmforge --help`."""
 

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmforge.compiler.parse import section_spec
 from llmforge.origins import Origin, leaves
 from llmforge.plan import STAGE_EFFECTS, Plan
 from llmforge.render import shown
 from llmforge.schema import Effect, Spec
 from llmforge.schema.extension import NAMED
 from llmforge.schema.run import Scalars
+from llmforge.schema.typed import section_spec
 
 _ABSENT = "(absent)"
 

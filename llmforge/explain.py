@@ -14,7 +14,6 @@ from llmforge.codes import explain_code, known_codes
 from llmforge.compiler.context import Context
 from llmforge.compiler.estimate import foretell
 from llmforge.compiler.lower import lower
-from llmforge.compiler.parse import section_spec
 from llmforge.compiler.passes import PASSES, Checked, check, freeze
 from llmforge.compiler.rules import RULES
 from llmforge.compiler.trace import traced
@@ -28,6 +27,7 @@ from llmforge.schema.docs import field_doc, field_type
 from llmforge.schema.extension import NAMED
 from llmforge.schema.run import Scalars
 from llmforge.schema.sweep import APART
+from llmforge.schema.typed import section_spec
 
 _WIDTH = 96
 

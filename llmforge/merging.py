@@ -28,7 +28,7 @@ def fuse(
     """Merge an adapter into its base on the CPU, and prove that the result is the same model.
 
     Args:
-        ref: what `Plan.run` returned; a run, a checkpoint, an adapter's folder, `models:/name/3`,
+        ref: what `plan.run()` returned; a run, a checkpoint, an adapter's folder, `models:/name/3`,
             `name@best`, or an adapter's repository on the hub.
         checkpoint: `best`, `last` or a number of steps; None is the run's final adapter.
         overrides: of the section `fuse`: `fuse.dtype=float16`.

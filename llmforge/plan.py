@@ -3,7 +3,8 @@
 In: what the compiler produced, or a saved `plan.json`. Out: `Plan` and the fingerprints of its
 stages. A plan is self-sufficient: reading one needs no conf folder, no Hydra and no torch.
 
-This module does not decide values; the compiler does.
+This module does not decide values; the compiler does. It starts nothing; the runner does, and for
+Python users `runnable.py`.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
+from llmforge import plugins
 from llmforge.origins import Origins, leaves
 from llmforge.schema import Effect, RunSpec, Spec
-
-if TYPE_CHECKING:
-    from llmforge.run.launch import Outcome
+from llmforge.schema.typed import typed
+from llmforge.stage_order import STAGES, Stage, left_out
 
 PLAN_SCHEMA = 1
 """Version of the plan file's layout; a reader refuses one it does not know."""
@@ -71,8 +72,6 @@ class Plan:
     base: dict[str, Any] | None = None
     """The plan of the run that trains the model, of `model=trained`; left out of the file where
     there is none."""
-    config_dirs: tuple[str, ...] | None = field(default=None, compare=False)
-    """Option folders it was compiled with just now; None for one that was read from a file."""
 
     @property
     def name(self) -> str:
@@ -93,15 +92,14 @@ class Plan:
         return self.stages["evaluate"]
 
     @property
-    def asked_stages(self) -> tuple[str, ...]:
+    def asked_stages(self) -> tuple[Stage, ...]:
         """The stages that the plan asks for, in their order; `llmforge run` does all of them."""
-        packed = self.settings["quantize"]["kind"] != "none"
-        adapter = self.settings["lora"]["kind"] != "none"
-        left_out = {
-            "quantize": not packed,
-            "fuse": not (adapter and (packed or self.settings["fuse"]["after_training"])),
-        }
-        return tuple(stage for stage in STAGE_EFFECTS if not left_out.get(stage))
+        return tuple(stage for stage in STAGES if self.left_out(stage) is None)
+
+    def left_out(self, stage: Stage) -> str | None:
+        """Why the plan does not ask for a stage; None where it does."""
+        rows = self.facts["data"].get("rows") or {}
+        return left_out(stage, self.settings, bool(rows.get("evaluation")))
 
     @property
     def run_id(self) -> str:
@@ -133,35 +131,14 @@ class Plan:
         Raises:
             PlanUnreadable: they do not fit this version's schema, or a plugin cannot be imported.
         """
-        from llmforge import plugins
-        from llmforge.compiler.parse import parse_or_fail
-
         try:
             # a plan that was read from a file may choose what only its plugins know
             plugins.load_or_fail(self.settings.get("plugins", []))
-            return parse_or_fail(self.settings)
+            return typed(self.settings)
         except ImportError as error:
             raise PlanUnreadable(f"a plugin of the plan is not here: {error}") from error
         except ValueError as error:
             raise PlanUnreadable(f"the plan's settings do not fit this version: {error}") from error
-
-    def run(self, quiet: bool = False) -> Outcome:
-        """Train in a worker process and wait for it.
-
-        Returns:
-            What came of it: status, exit code, folder, result. A failed run is an outcome with a
-            diagnostic, not an exception.
-
-        Raises:
-            ConfigRefused: this machine does not have the plan's hardware (LF408), or the plan was
-                saved before its data were prepared (LF513).
-        """
-        from llmforge.compiler.passes import compile_plan
-        from llmforge.run.ready import run_ready
-
-        dirs = self.config_dirs
-        again = None if dirs is None else lambda: compile_plan(self.overrides, dirs)
-        return run_ready(self, again, quiet=quiet)
 
     def data_parts(self) -> Iterator[dict[str, Any]]:
         """The data files of the plan: `name`, `file`, `sha256`, `bytes`, `rows`."""
@@ -177,8 +154,8 @@ class Plan:
             yield from leaves(getattr(self, part), part)
 
     def to_dict(self) -> dict[str, Any]:
-        apart = ("origins", "config_dirs", *(() if self.base is not None else ("base",)))
-        out = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        apart = ("origins", *(() if self.base is not None else ("base",)))
+        out = {f.name: getattr(self, f.name) for f in fields(Plan) if f.name not in apart}
         return {
             "plan_schema": out.pop("plan_schema"),
             "llmforge": out.pop("llmforge"),
@@ -202,7 +179,7 @@ class Plan:
         return target
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Raises `PlanUnreadable` for another layout version or a missing part."""
         version = data.get("plan_schema")
         if version != PLAN_SCHEMA:
@@ -226,7 +203,7 @@ class Plan:
             raise PlanUnreadable(f"not a plan: {error}") from error
 
     @classmethod
-    def load(cls, path: str | Path) -> Plan:
+    def load(cls, path: str | Path) -> Self:
         """Raises `PlanUnreadable`, or `FileNotFoundError`."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))

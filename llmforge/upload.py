@@ -30,8 +30,9 @@ from llmforge.run.hub.pushing import push, push_folder, warning
 from llmforge.run.hub.record import Entry
 from llmforge.run.making import order as making
 from llmforge.run.making.labels import labelled_plan, read_label
+from llmforge.stage_order import FOLDERS
 
-MADE = {folder: stage for stage, folder in making.FOLDERS.items()}
+MADE = {folder: stage for stage, folder in FOLDERS.items()}
 """What may be pushed of what was made of a run's model -> the stage that makes it."""
 
 
@@ -105,7 +106,7 @@ def _folder(ref: str, what: str | None) -> ModelFolder | None:
     if what not in MADE:
         return None
     run, stage = run_of(ref), MADE[what]
-    made = making.record(run, stage)  # type: ignore[arg-type]
+    made = making.record(run, stage)
     if made is None:
         raise _refused(
             "LF913", f"nothing {what} was made of run {run.run_id}",
@@ -117,9 +118,9 @@ def _folder(ref: str, what: str | None) -> ModelFolder | None:
 def _by_label(path: Path, ref: str) -> ModelFolder:
     """A folder by itself: one that llmforge made says what it is, wherever it lies."""
     label = read_label(path)
-    if label is None or label["stage"] not in making.FOLDERS:
+    if label is None or label["stage"] not in FOLDERS:
         return ModelFolder(path, "folder", ref)
-    what, plan = making.FOLDERS[label["stage"]], labelled_plan(label)
+    what, plan = FOLDERS[label["stage"]], labelled_plan(label)
     run = RunFolder(path.parent)
     if _is_run(run.path) and run.run_id == label["run_id"]:
         # the run's own plan knows of its secrets and where they are

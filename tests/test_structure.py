@@ -24,7 +24,9 @@ from llmforge.codes import known_codes
 PACKAGE = Path(__file__).parents[1] / "llmforge"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"diagnostics", "digests", "installed", "origins", "registry", "store", "version"}
+GROUND = {
+    "diagnostics", "digests", "installed", "origins", "registry", "stage_order", "store", "version",
+}  # fmt: skip
 
 # part -> the parts it may import when it is imported itself
 MAY_IMPORT: dict[str, set[str]] = {
@@ -36,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "registry": set(),
     "digests": set(),
     "store": set(),
+    "stage_order": set(),
     # the way from YAML to a plan; `plan` is the type the compiler fills, so it stands below it
     "schema": GROUND,
     "compose": GROUND,
@@ -43,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # rows: read by the compiler, which counts and refuses, and by the worker, which tokenises
     "sources": GROUND | {"plugins", "schema"},
     "plugins": {"diagnostics", "installed", "registry"},
-    "plan": GROUND | {"schema"},
+    "plan": GROUND | {"schema", "plugins"},
     "compiler": GROUND | {"schema", "compose", "plan", "plugins", "sources"},
     # what is told about plans
     "codes": {"compiler"},
@@ -63,6 +66,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sweep": GROUND | {"schema", "compose", "compiler", "plan", "render", "run", "track"},
     # pages and records of what lies in folders
     "report": GROUND | {"plan", "render", "run", "sweep", "track"},
+    # a plan for Python users, who run it
+    "runnable": {"plan"},
     # the ways in import what a verb needs inside that verb
     "__init__": {"version"},
     "__main__": {"cli"},
@@ -75,8 +80,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT_LATER: dict[str, set[str]] = {
     "registry": {"schema"},  # the type of a specification
     "compose": {"schema"},  # which mappings take any name, asked when Hydra refused one
-    # Plan.spec loads plugins and types the settings, Plan.run starts a worker
-    "plan": {"compiler", "plugins", "run"},
     "compiler": {"samples"},  # how many conversations the generator makes
     "codes": {"compiler"},  # rules explain themselves
     "sweep": {"report"},  # the page that is written when a sweep ends
@@ -86,6 +89,7 @@ MAY_IMPORT_LATER: dict[str, set[str]] = {
     # the worker's half; which hardware is here; what changed since a checkpoint; the fused model
     "run": {"stages", "build", "compiler", "diff", "refs"},
     "stages": {"compiler"},  # settings of generation that a talk, or Python, changes
+    "runnable": {"compiler", "run"},
     "__init__": set(MAY_IMPORT),
     "cli": set(MAY_IMPORT),
     "verbs": set(MAY_IMPORT),

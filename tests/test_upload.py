@@ -18,7 +18,8 @@ from llmforge.run.folder import RunFolder
 from llmforge.run.hub.record import entries
 from llmforge.run.making import order as making
 from llmforge.run.making.labels import LABEL, write_label
-from llmforge.run.making.order import FOLDERS, keep_record
+from llmforge.run.making.order import keep_record
+from llmforge.stage_order import FOLDERS
 
 # the hub on the loopback stands beside the tests of uploads
 sys.path.insert(0, str(Path(__file__).parent / "run"))
@@ -172,7 +173,8 @@ def test_what_must_not_go_out(
     refused(llmforge(f"push {folder} --what adapter --repository me/out"), "LF916")
     refused(llmforge(f"push {folder} --checkpoint last --repository me/out"), "LF916")
     refused(llmforge(f"push {run.model} --repository me/out"), "LF916")
-    (folder / "config.json").write_text("{}", encoding="utf-8")
+    config = (folder / "config.json").read_text(encoding="utf-8")
+    (folder / "config.json").write_text(config.replace(":", " ", 1), encoding="utf-8")
     changed = refused(llmforge(f"push {name} --what fused --repository me/out"), "LF915",
                       f"llmforge fuse --run {name}")  # fmt: skip
     assert "config.json has changed" in changed

@@ -15,8 +15,8 @@ from accelerate.utils import gather_object
 
 from llmforge.build.culprits import Culprit, Measure, Numbered, StepMemory
 from llmforge.build.errors import NonFiniteLoss
-from llmforge.build.filling import WholeTurns
 from llmforge.build.loss_kernels import LeanLoss
+from llmforge.build.token_count import CountedTokens
 
 
 def is_finite(value: Any) -> bool:
@@ -24,7 +24,7 @@ def is_finite(value: Any) -> bool:
     return bool(torch.isfinite(torch.as_tensor(value)).all())
 
 
-class FiniteSteps(WholeTurns):
+class FiniteSteps(CountedTokens):
     """A Trainer that knows what its step is made of."""
 
     data_collator: Any

@@ -4,7 +4,7 @@ In: a plan, parts whose samples are pairs, callbacks. Out: `DpoTrainer`. What a 
 TRL's `DPOTrainer`: forward passes, log-probabilities in chunks, the loss. What surrounds it is
 `ForgeTrainer`'s: sealed checkpoints, the stop before a step that is not finite, groups, schedule.
 Figures of an evaluation are summed pair by pair (`preference_losses.py`) and never averaged over
-batches.
+batches; in a step every pair counts the same (`pair_shares.py`).
 
 Of TRL's own doings these are left out: tokenising (`pairs.py` did), the card, its telemetry, the
 copy of an adapter as reference, and rounding a quantized base's adapter to bfloat16.
@@ -13,7 +13,7 @@ copy of an adapter as reference, and rounding a quantized base's adapter to bflo
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from llmforge import registry
 from llmforge.build.arguments import training_arguments
 from llmforge.build.collate import REFERENCE_LOGPS
 from llmforge.build.loss import HeldOut
+from llmforge.build.pair_shares import Share, shares
 from llmforge.build.parts import Parts
-from llmforge.build.preference_losses import PairSums, Ratios, pair_numbers
+from llmforge.build.preference_losses import PairSums, Ratios, blank_loss, pair_numbers
 from llmforge.build.sample import IGNORED
 from llmforge.build.trainer import ForgeTrainer
 from llmforge.plan import Plan
@@ -64,6 +65,9 @@ class DpoTrainer(ForgeTrainer, DPOTrainer):
         trained = {n: weight.data for n, weight in model.named_parameters() if weight.requires_grad}
         super().__init__(**kwargs)
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
+        self._blank = blank_loss(self.loss_types[0], self.beta, self.label_smoothing)
+        self._shares: Iterator[Share] = iter(())
+        self._share: Share | None = None
         if isinstance(model, PeftModel) and "ref" in model.peft_config:
             # the adapters that are allowed here begin as no change, so that switching them off
             # gives the reference; a second one would be trained, saved and loaded with the first
@@ -95,9 +99,37 @@ class DpoTrainer(ForgeTrainer, DPOTrainer):
 
     # a step
 
+    def _can_fill(self) -> bool:
+        """A pair without loss is taken out again by its step's shares."""
+        return True
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The micro batches of a step, and what each of them counts."""
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        device = self.args.device
+        found = shares(batches, lambda counts: self.accelerator.gather(counts.to(device)))
+        self._shares = iter(found)
+        return batches, items
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward pass, of the next micro batch of the step."""
+        self._share = next(self._shares, None)
+        return super().training_step(*args, **kwargs)
+
     def compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss: the mean over the pairs of a batch."""
-        return super().compute_loss(model, trl_batch(inputs), *args, **kwargs)
+        """TRL's loss, the mean over the pairs of a batch; in a step, the batch's part of the mean
+        over all its pairs."""
+        share, self._share = self._share, None
+        if share is None or share.is_plain:
+            return super().compute_loss(model, trl_batch(inputs), *args, **kwargs)
+        coefficient = self.router_aux_loss_coef
+        self.router_aux_loss_coef = (coefficient or 0.0) * share.of_experts
+        try:
+            found = super().compute_loss(model, trl_batch(inputs), *args, **kwargs)
+        finally:
+            self.router_aux_loss_coef = coefficient
+        share.mend(self._metrics["train"])
+        return share.of(found, self._blank)
 
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
         """Log-probabilities of both answers under the reference: two tensors, [pairs]."""

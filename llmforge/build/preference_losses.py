@@ -84,6 +84,13 @@ LOSSES: dict[str, Callable[[Ratios, float, float], torch.Tensor]] = {
 }  # fmt: skip
 """`trainer.loss` -> [pairs]. Arguments: ratios, beta, label smoothing."""
 
+
+def blank_loss(loss: str, beta: float, smoothing: float) -> float:
+    """Of a pair whose answers have no labels: all its log-probabilities are 0."""
+    zero = torch.zeros(1)
+    return float(LOSSES[loss](Ratios(zero, zero, zero, zero), beta, smoothing))
+
+
 COLUMNS = ("loss", "rewards_chosen", "rewards_rejected", "rewards_accuracy", "rewards_margin")
 """Of a pair's numbers; the last column counts it."""
 

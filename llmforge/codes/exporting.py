@@ -122,6 +122,12 @@ EXPORTING: dict[str, tuple[str, str]] = {
         "A fused or quantized model is made of a model that is there. Its data, numerics and parts "
         "were settled when it was trained; how it is made may be changed.",
     ),
+    "LF949": (
+        "place where another process makes something",
+        "Two runs with one `-o`, `fuse.folder` or `quantize.folder` would write into each other's "
+        "half-made model, so the second is refused before anything is loaded. A process that was "
+        "killed holds nothing: the lock is gone with it.",
+    ),
     "LF950": (
         "merged model that is not its base and adapter",
         "Logits, likeliest tokens, greedy texts, tokenizer or template differ by more than section "

@@ -62,6 +62,14 @@ RUNNING: dict[str, tuple[str, str]] = {
         "Its files are not all in the hub's local cache, and the hub does not give them: no "
         "network, no access, or no such model. Found before a worker starts.",
     ),
+    "LF813": (
+        "rows that end an epoch are trained on twice",
+        "Several processes need full batches, and an epoch's last ones are filled. A row without "
+        "loss can fill one where the loss is a sum over the tokens of the whole step, or counts "
+        "pairs; a trainer with a loss of its own, and a model that is not told the tokens of a "
+        "step, take rows of the epoch's beginning again. A warning: with a number of rows that "
+        "the global batch divides, none is taken twice.",
+    ),
     "LF820": (
         "too little room on the disk",
         "The run folder's file system has less free space than the final model and the checkpoints "

@@ -18,11 +18,12 @@ from llmforge.compiler.facts.families import ModelFacts
 from llmforge.compiler.facts.samples import Samples
 from llmforge.compiler.facts.space import Space
 from llmforge.compiler.facts.tokenizer import TokenizerFacts
-from llmforge.compiler.parse import parse_section, section_spec
+from llmforge.compiler.parse import parse_section
 from llmforge.diagnostics import Diagnostic
 from llmforge.origins import Origin, Origins
 from llmforge.plan import Plan
 from llmforge.schema import RunSpec, Spec
+from llmforge.schema.typed import section_spec
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ class Context:
     spec: RunSpec
     facts: Facts
     around: Surroundings = field(default_factory=Surroundings)
+    solved: frozenset[str] = frozenset()
+    """Keys whose values passes found; the others were given."""
 
     def apply(self, step: Step, source: str, origins: Origins) -> Context:
         """A new context with the step's values and facts; origins gain one entry per value.
@@ -123,7 +126,8 @@ class Context:
                     ),
                 )
         facts = replace(self.facts, **step.facts) if step.facts else self.facts
-        return replace(self, spec=spec, facts=facts)
+        solved = self.solved.union(item.key for item in step.values)
+        return replace(self, spec=spec, facts=facts, solved=solved)
 
 
 def _with_values(spec: RunSpec, changes: Mapping[str, Any]) -> RunSpec:

@@ -79,7 +79,7 @@ def foretell(context: Context) -> list[Derived]:
         )
         add(
             "tokens_at_most",
-            taken * int(spec.collator.max_length),
+            taken * int(spec.collator.max_length) * spec.trainer.SEQUENCES,
             "if every row were as long as allowed",
             "estimate.samples",
             "collator.max_length",

@@ -33,8 +33,9 @@ from llmforge.compose.overrides import Override
 from llmforge.diagnostics import Diagnostic
 from llmforge.origins import Origin, Origins
 from llmforge.plan import Plan, canonical_digest
+from llmforge.stage_order import FOLDERS
 
-STAGES = ("fuse", "quantize")
+STAGES = tuple(FOLDERS)
 OPEN = (*STAGES, "hardware", "launch", "card")
 """What may be changed: how it is made, on which machine, and what its card says."""
 PLACES = ("paths", "tracking")

@@ -17,6 +17,7 @@ from llmforge.diagnostics import Diagnostic, did_you_mean, near
 from llmforge.origins import Origins
 from llmforge.schema import Spec
 from llmforge.schema.extension import NAMED
+from llmforge.schema.typed import component_spec
 
 Check = Callable[[type[Spec], str, Mapping[str, Any]], Spec | None]
 """Spec class, key, values -> the typed spec; None when it was refused."""
@@ -34,13 +35,6 @@ def parse_named(
         if spec is not None:
             specs[str(name)] = spec
     return specs
-
-
-def component_spec(key: str, values: Any) -> type[Spec] | None:
-    """Spec class of one component; None when its kind is unknown or missing."""
-    kind = values.get("kind") if isinstance(values, Mapping) else None
-    known = registry.kinds(NAMED[key]).get(kind) if isinstance(kind, str) else None
-    return known.spec if known else None
 
 
 def _one(

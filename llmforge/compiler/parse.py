@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from llmforge import registry
-from llmforge.compiler.named import component_spec, parse_named
+from llmforge.compiler.named import parse_named
 from llmforge.compiler.unknown_kind import unknown_kind, unknown_source
 from llmforge.diagnostics import Diagnostic, did_you_mean, near
 from llmforge.origins import Origin, Origins
@@ -27,21 +27,7 @@ from llmforge.schema.data import SOURCES
 from llmforge.schema.docs import field_doc
 from llmforge.schema.extension import NAMED
 from llmforge.schema.run import Scalars
-
-
-def section_spec(section: str, values: Mapping[str, Any]) -> type[Spec] | None:
-    """Schema class for a section's values; None when its kind is unknown or missing.
-
-    `section` may be `callbacks.<name>` or `metrics.<name>`.
-    """
-    key, _, name = section.partition(".")
-    if name:
-        return component_spec(key, values) if key in NAMED else None
-    if section in SINGLE:
-        return SINGLE[section]
-    kind = values.get("kind")
-    found = registry.kinds(section).get(kind) if isinstance(kind, str) else None
-    return found.spec if found else None
+from llmforge.schema.typed import section_spec, validated
 
 
 def parse(
@@ -98,18 +84,6 @@ def parse_section(
     return _check(spec, section, given, origins, found), found
 
 
-def parse_or_fail(values: Mapping[str, Any]) -> RunSpec:
-    """Parse values that were checked before (a saved plan's settings).
-
-    Raises:
-        ValueError: they do not fit this version's schema.
-    """
-    spec, found = parse(values)
-    if spec is None:
-        raise ValueError("; ".join(f"{d.key}: {d.message}" for d in found))
-    return spec
-
-
 def _not_a_mapping(section: str, given: Any, section_given: bool, origins: Origins) -> Diagnostic:
     return Diagnostic(
         "LF104" if section_given else "LF105",
@@ -130,9 +104,7 @@ def _check(
     found: list[Diagnostic],
 ) -> Spec | None:
     try:
-        # JSON mode: values came from YAML or JSON, so lists are lists and numbers are numbers,
-        # and strict mode then refuses "8" for 8 and 1 for true.
-        return spec.model_validate_json(json.dumps(given), strict=True)
+        return validated(spec, given)
     except ValidationError as error:
         found.extend(_explain(error, spec, section, given, origins))
         return None

@@ -117,8 +117,7 @@ def compile_plan(
     checked = check(overrides, config_dirs, root)
     refuse_on_error(checked.diagnostics)
     assert checked.context is not None  # noqa: S101 - no error means every pass ran
-    plan = freeze(checked.context, checked.origins, checked.diagnostics, checked.draft.overrides)
-    return replace(plan, config_dirs=tuple(str(folder) for folder in config_dirs))
+    return freeze(checked.context, checked.origins, checked.diagnostics, checked.draft.overrides)
 
 
 def check(

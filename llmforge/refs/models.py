@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.plan import Plan, PlanUnreadable
 from llmforge.refs.plans import RUNS
+from llmforge.stage_order import FOLDERS
 
 if TYPE_CHECKING:
     from llmforge.run.checkpoints import Checkpoint
@@ -101,7 +102,7 @@ def _made(ref: str | Path, checkpoint: str | int | None, runs: str | Path, weigh
     """What was made of a run's model; see `run/making/order.py`."""
     from llmforge.refs.plans import run_of
     from llmforge.run.making.labels import fault_of, read_label
-    from llmforge.run.making.order import FOLDERS, record
+    from llmforge.run.making.order import record
 
     run = run_of(str(ref), str(runs))
     stage = next(stage for stage, folder in FOLDERS.items() if folder == weights)
@@ -111,11 +112,11 @@ def _made(ref: str | Path, checkpoint: str | int | None, runs: str | Path, weigh
             "LF864", f"the {weights} model of run {run.run_id} is one, and has no checkpoints",
             hint=f"{command} --checkpoint {checkpoint}",
         )  # fmt: skip
-    found = record(run, stage)  # type: ignore[arg-type]  # a key of FOLDERS is a stage
+    found = record(run, stage)
     if found is None:
         raise refused("LF863", f"run {run.run_id} has no {weights} model", hint=command)
     folder = Path(found["target"])
-    fault = fault_of(folder, read_label(folder) or found)
+    fault = fault_of(folder, (read_label(folder) or found)["files"])
     if fault is not None:
         raise refused("LF863", f"the {weights} model in {folder} is broken: {fault}", hint=command)
     return Place(folder, f"{run.run_id}, {weights}", run, _plan(run.plan_file))
@@ -245,7 +246,7 @@ def _labelled(folder: Path, label: Mapping[str, Any]) -> Place:
     from llmforge.run.folder import RunFolder
     from llmforge.run.making.labels import fault_of, labelled_plan
 
-    if fault := fault_of(folder, label):
+    if fault := fault_of(folder, label["files"]):
         raise refused("LF863", f"the {label['stage']} result in {folder} is broken: {fault}")
     run = RunFolder(folder.parent)
     at_home = run.plan_file.is_file() and run.run_id == label.get("run_id")

@@ -191,11 +191,20 @@ def _from_file(plan: Plan) -> dict[str, str]:
 
 def scrub(text: str, plan: Plan) -> str:
     """The text with the values of the plan's secrets blotted out."""
+    return blotted(text, secret_values(plan))
+
+
+def secret_values(plan: Plan) -> dict[str, str]:
+    """Name -> value of the plan's secrets that are known here and long enough to be told apart."""
     filed = _from_file(plan)
-    for name in secret_names(plan):
-        value = os.environ.get(name) or filed.get(name)
-        if value and len(value) >= 4:
-            text = text.replace(value, f"<{name}>")
+    found = {name: os.environ.get(name) or filed.get(name) for name in secret_names(plan)}
+    return {name: value for name, value in found.items() if value and len(value) >= 4}
+
+
+def blotted(text: str, secrets: Mapping[str, str]) -> str:
+    """The text with a name in the place of each value."""
+    for name, value in secrets.items():
+        text = text.replace(value, f"<{name}>")
     return text
 
 

@@ -144,7 +144,7 @@ def _not_finite_merged(error: BaseException, plan: Plan) -> Diagnostic:
     return _about("LF951", error, plan, "fuse.dtype", "fuse.dtype=bfloat16")
 
 
-def _not_quantized(error: BaseException, plan: Plan) -> Diagnostic:
+def _as_it_says(error: BaseException, plan: Plan) -> Diagnostic:
     code, key = str(getattr(error, "code", "LF801")), getattr(error, "key", None)
     found = _about(code, error, plan, key, getattr(error, "hint", None))
     return replace(found, notes=tuple(getattr(error, "notes", ())))
@@ -248,6 +248,7 @@ _TOLD: dict[str, Callable[[BaseException, Plan], Diagnostic]] = {
     "ProofFailed": _proof_failed,
     "NotFinite": _not_finite_merged,
     "NotFusable": _not_fusable,
-    "NotQuantized": _not_quantized,
+    "NotQuantized": _as_it_says,
+    "PlaceBusy": _as_it_says,
 }
 """What is told of an exception, by the name of its class; the first that is found counts."""

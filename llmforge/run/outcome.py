@@ -13,7 +13,7 @@ from typing import Any
 
 from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.plan import Plan
-from llmforge.run import journal
+from llmforge.run import journal, room
 from llmforge.run.folder import RunFolder
 
 
@@ -29,14 +29,15 @@ def file_digests(folder: Path) -> dict[str, dict[str, Any]]:
     return {
         path.relative_to(folder).as_posix(): {
             "bytes": path.stat().st_size,
-            "sha256": _sha256(path),
+            "sha256": file_digest(path),
         }
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
 
 
-def _sha256(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -91,27 +92,88 @@ _SURPRISE = "the result stands; please report this, the plan is meant to be exac
 _HOOKED = "the result stands; the plan does not know what the run's experiment changes"
 
 
-def surprises(plan: Plan, steps: int | None, trainable: int) -> list[Diagnostic]:
+def surprises(
+    plan: Plan, steps: int | None, trainable: int, seen: int | None = None
+) -> list[Diagnostic]:
     """Where the run did not do what the plan foretold.
 
     Args:
         steps: optimizer steps done; None for a run that was meant to end early if need be.
         trainable: parameters trained.
+        seen: tokens trained on; the plan foretells no more than the most they can be.
     """
+    most = plan.estimate.get("tokens_at_most")
+    too_many = None
+    if seen is not None and most is not None and seen > most:
+        too_many = f"the plan foretold {most:,} tokens at most; the run had {seen:,}"
     measured = {"steps": steps, "trainable_parameters": trainable}
+    found = {
+        key: f"the plan foretold {plan.estimate[key]:,} {key.replace('_', ' ')}; "
+        f"the run had {value:,}"
+        for key, value in measured.items()
+        if value is not None and plan.estimate.get(key) is not None and plan.estimate[key] != value
+    }
     return [
         Diagnostic(
             "LF810",
-            f"the plan foretold {plan.estimate[key]:,} {key.replace('_', ' ')}; "
-            f"the run had {value:,}",
+            message,
             severity=Severity.WARNING,
             key=f"estimate.{key}",
             origins=plan.origins.chain(f"estimate.{key}"),
             notes=(_SURPRISE if plan.settings["hooks"]["kind"] == "none" else _HOOKED,),
         )
-        for key, value in measured.items()
-        if value is not None and plan.estimate.get(key) is not None and plan.estimate[key] != value
+        for key, message in (found | ({"tokens_at_most": too_many} if too_many else {})).items()
     ]
+
+
+def repeated(plan: Plan, again: int, rows: int) -> list[Diagnostic]:
+    """Rows that are trained on twice in each epoch, as several processes cannot share them evenly.
+
+    Args:
+        again: how many; zero gives nothing.
+        rows: of the training set, as they are batched.
+    """
+    if not again:
+        return []
+    whole = rows - rows % int(plan.settings["trainer"]["global_batch"])
+    as_given = (plan.facts["data"].get("rows") or {}).get("train") == rows
+    return [
+        Diagnostic(
+            "LF813",
+            f"{again} of {rows:,} rows are trained on twice in each epoch",
+            severity=Severity.WARNING,
+            key="launch.processes",
+            origins=plan.origins.chain("launch.processes"),
+            notes=("the processes fill the epoch's last batch with its first rows",),
+            hint=f"data.max_train_rows={whole}" if as_given and whole else None,
+        )
+    ]
+
+
+def tokens(plan: Plan, measured: int | None) -> dict[str, int]:
+    """Tokens that were trained on, beside the most that the plan allowed for; empty where they were
+    not counted."""
+    if measured is None:
+        return {}
+    most = plan.estimate.get("tokens_at_most")
+    return {"measured": measured} | ({"foretold_at_most": most} if most is not None else {})
+
+
+def disk(plan: Plan, run: RunFolder) -> dict[str, float]:
+    """Bytes of final model and checkpoints as they lie there, beside what the plan foretold of as
+    many checkpoints.
+
+    `foretold_at_most_bytes` is the most crowded moment, when one checkpoint replaces another;
+    `error` is foretold / measured - 1. Tokenizers and records, a few megabytes each, are not
+    foretold, so it is below zero for small models.
+    """
+    sizes = plan.estimate.get("disk") or {}
+    foretold = None
+    if "model_bytes" in sizes and "checkpoint_bytes" in sizes:
+        foretold = sizes["model_bytes"] + len(run.checkpoints()) * sizes["checkpoint_bytes"]
+    found = _beside(foretold, room.written(run))
+    most = sizes.get("total_bytes")
+    return found | ({"foretold_at_most_bytes": most} if found and most is not None else {})
 
 
 def memory(plan: Plan, measured: int | None) -> dict[str, float]:

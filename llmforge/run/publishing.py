@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from llmforge.origins import Origins, leaves
 from llmforge.plan import Plan
-from llmforge.run.environment import scrub
+from llmforge.run.environment import blotted, secret_values
 
 _PATH = re.compile(r"(?:/|~[/\\]|\.\./|[A-Za-z]:\\)[^\n\0]*")
 """A text that is a path as a whole, and one that names a place outside the working folder."""
@@ -45,12 +45,13 @@ class Publisher:
             folders: more places of this machine that are not to be named.
         """
         self._plan = plan
+        # looked up once: a plan has a thousand texts
+        self._secrets = secret_values(plan) if plan is not None else {}
         self._roots = sorted(_roots(plan, folders), key=len, reverse=True)
 
     def text(self, text: str) -> str:
         """Free text without secrets and without the folders that the run knows."""
-        if self._plan is not None:
-            text = scrub(text, self._plan)
+        text = blotted(text, self._secrets)
         for root in self._roots:
             # a root ends where a name ends: `/home/ann` is none in `/home/anna`
             text = re.sub(re.escape(root) + r"(?=[/\\\s\"'`,;:)\]]|$)[/\\]?", "", text)

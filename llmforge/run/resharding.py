@@ -3,7 +3,7 @@
 In: a plan, and a run of the same plan on another number of processes. Out: its newest checkpoint in
 the new run's folder, sealed under the new plan, and its journal before the new run's own, with the
 metric `processes` where the number changes; `reshard.json` tells where from. Or `ConfigRefused`
-(LF468), before anything is started.
+(LF468), before anything is started. A run that names none, and could, is told so (`offer`).
 
 What each process holds alike (weights, optimizer and schedule of plain data parallelism) is taken
 as it is; what FSDP2 has in pieces is dealt out anew by whoever loads it. The rows of a step follow
@@ -25,12 +25,16 @@ from llmforge.plan import Plan, PlanUnreadable
 from llmforge.run import checkpoints, journal, resume, sealing
 from llmforge.run.checkpoints import Checkpoint, Keeper
 from llmforge.run.folder import RunBusy, RunFolder
+from llmforge.run.ledger import list_runs
+from llmforge.run.status import Status
 
 RECORD = "reshard.json"
 _KEY = "checkpoint.reshard"
 _OF_THE_NUMBER = ("launch.processes", "trainer.micro_batch", "trainer.accumulation")
 """Settings that may differ: how many share a step, and how much of it each takes."""
 _STATE = "trainer_state.json"
+_LOOKED_AT = 50
+"""Runs that are compared with one that begins, those touched last: a plan is read for each."""
 
 
 def check_reshard(plan: Plan) -> None:
@@ -48,6 +52,36 @@ def check_reshard(plan: Plan) -> None:
         raise ConfigRefused(found)
 
 
+def offer(plan: Plan) -> str | None:
+    """A line for a person whose run begins at the beginning, and need not: there is a run that
+    differs in nothing but the number of processes, and has not finished. None where there is none.
+    """
+    if not plan.settings["checkpoint"]["resume"]:
+        return None
+    known = [run for run in list_runs(plan.run_folder.parent) if run.path != plan.run_folder]
+    found = [one for one in map(_step_of, known[:_LOOKED_AT]) if one is not None]
+    for run, checkpoint in sorted(found, key=lambda one: -one[1].step):
+        try:
+            before = Plan.load(checkpoint.path / checkpoints.PLAN)
+        except PlanUnreadable:
+            continue  # of another version, so no run of this plan
+        if before.stages["prepare"] != plan.stages["prepare"] or _hindrances(plan, run, before):
+            continue
+        many, name = _processes(before), run.path.name
+        if many == _processes(plan):
+            continue  # the same run by another name
+        return (
+            f"run {name} differs in nothing but its {many} process{'es' if many > 1 else ''}; "
+            f"{_KEY}={name} goes on after its step {checkpoint.step}, this run begins at 0"
+        )
+    return None
+
+
+def _step_of(run: RunFolder) -> tuple[RunFolder, Checkpoint] | None:
+    newest = None if run.status() is Status.FINISHED else _newest(run)
+    return None if newest is None else (run, newest)
+
+
 def take_over(plan: Plan, run: RunFolder) -> str | None:
     """Bring the other run's newest checkpoint and journal here, if this run has none of its own.
 
@@ -59,9 +93,13 @@ def take_over(plan: Plan, run: RunFolder) -> str | None:
     Raises:
         ConfigRefused: LF468.
     """
-    if plan.settings["checkpoint"]["reshard"] is None or _own(plan):
+    if plan.settings["checkpoint"]["reshard"] is None:
         return None
     source = _source(plan)
+    if _own(plan):
+        taken = (run.read_json(RECORD) or {}).get("from") == source.path.name
+        aside = f"{run.path.name} goes on from its own checkpoint; {source.path.name} is left aside"
+        return None if taken else aside
     try:
         with source.lock():
             check_reshard(plan)
@@ -79,8 +117,9 @@ def _take(plan: Plan, run: RunFolder, source: RunFolder) -> str:
     after = _processes(plan)
     told = {"from": source.path.name, "step": newest.step, "processes": [before, after]}
     known = journal.history(source.journal).get("processes")
-    rows = [journal.Row(0, newest.step, {"processes": after})]
-    rows += [] if known else [journal.Row(0, 0, {"processes": before})]
+    # in the order of steps: a tracker takes none that lies before the last it got
+    rows = [] if known else [journal.Row(0, 0, {"processes": before})]
+    rows += [journal.Row(0, newest.step, {"processes": after})]
     journal.take_over(run.journal, source.journal, rows)
     run.write_json(RECORD, told)
     best, keeper = facts.get("best"), Keeper(run.checkpoint_folder, plan)
@@ -114,6 +153,9 @@ def _faults(plan: Plan) -> Iterator[Diagnostic]:
         message = f"{name} is this very run, which goes on from its checkpoints anyway"
         yield _finding(plan, message, f"{_KEY}=null")
         return
+    if not plan.settings["checkpoint"]["resume"]:
+        message = "checkpoint.resume=false would remove what is taken over"
+        yield _finding(plan, message, "checkpoint.resume=true")
     if not source.plan_file.is_file():
         yield _finding(plan, f"there is no run {name} in {source.path.parent}", "llmforge runs")
         return
@@ -126,22 +168,23 @@ def _faults(plan: Plan) -> Iterator[Diagnostic]:
     except PlanUnreadable as error:
         yield _finding(plan, f"{newest.path.name} of {name}: {error}", f"{_KEY}=null")
         return
+    yield from _hindrances(plan, source, before)
+
+
+def _hindrances(plan: Plan, source: RunFolder, before: Plan) -> list[Diagnostic]:
+    """Why a plan cannot go on from a checkpoint that was written under `before`."""
+    name, found = source.path.name, []
     changes = [j for j in resume.judge(before, plan) if j.verdict is resume.Verdict.REFUSED]
     others = [judged for judged in changes if judged.change.key not in _OF_THE_NUMBER]
     if others:
-        yield _finding(
-            plan,
-            f"run {name} differs in more than the number of processes",
-            f"{_KEY}=null",
-            *(str(judged) for judged in others),
-        )
+        message = f"run {name} differs in more than the number of processes"
+        found.append(_finding(plan, message, f"{_KEY}=null", *(str(judged) for judged in others)))
     if plan.settings["deepspeed"]["kind"] != "none" and _processes(before) != _processes(plan):
-        yield _finding(
-            plan,
-            f"ZeRO's state in {name} is cut for {_processes(before)} processes",
-            f"{_KEY}=null launch.processes={_processes(before)}",
-            "data parallelism without an engine, and FSDP2, go on with another number",
-        )
+        message = f"ZeRO's state in {name} is cut for {_processes(before)} processes"
+        hint = f"{_KEY}=null launch.processes={_processes(before)}"
+        note = "data parallelism without an engine, and FSDP2, go on with another number"
+        found.append(_finding(plan, message, hint, note))
+    return found
 
 
 def _source(plan: Plan) -> RunFolder:

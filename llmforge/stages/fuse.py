@@ -10,7 +10,6 @@ The merging is `build/fusing/merge.py`'s, the proof `build/fusing/parity.py`'s.
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
 from llmforge.run.making.clearance import free_memory
 from llmforge.run.making.headers import main_dtype, model_headers, size_in
+from llmforge.run.making.holding import workplace
 from llmforge.run.making.labels import write_label
 from llmforge.run.making.order import Order
 from llmforge.run.terminal import Screen
@@ -69,6 +69,7 @@ def fuse(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[str, 
     Raises:
         ProofFailed: the merged model is another one.
         NotFusable: the adapter cannot be merged into this base.
+        PlaceBusy: another process makes something in the same place.
     """
     from llmforge.build.fusing.merge import fuse as merge
     from llmforge.build.load import flush_tree, swap
@@ -76,9 +77,7 @@ def fuse(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[str, 
 
     begun = time.monotonic()
     target = Path(order.target)
-    work = workplace(target)
-    work.mkdir(parents=True)
-    try:
+    with workplace(target, "fuse.folder") as work:
         settings = plan.spec.fuse
         dtype = None if settings.dtype == "auto" else str(settings.dtype)
         screen.say(f"merging {order.label} into {order.base_label}")
@@ -104,20 +103,6 @@ def fuse(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[str, 
         flush_tree(made)
         swap(made, target)
         return figures
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def workplace(target: Path) -> Path:
-    """The folder beside the target where it is made; what earlier attempts left is cleared away."""
-    work = target.with_name(f".{target.name}.making")
-    shutil.rmtree(work, ignore_errors=True)
-    for old in sorted(target.parent.glob(f".{target.name}.*.old")):
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:  # killed between the two renames: the earlier one is whole
-            old.rename(target)
-    return work
 
 
 def prove(plan: Plan, order: Order, made: Path, scratch: Path, screen: Screen) -> tuple[Proof, str]:

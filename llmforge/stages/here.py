@@ -4,8 +4,8 @@ In: a plan and ready-made parts. Out: an `Outcome`, and a run folder of its own.
 Python does not stand in the plan, so such a run never answers for the plan's own, is never gone on
 with, and is named for the moment that it began.
 
-`Plan.run` is the way for everything that a plan can say: it survives crashes, resumes and is found
-again.
+`plan.run()` is the way for everything that a plan can say: it survives crashes, resumes and is
+found again.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ How weights are rounded is the business of `build/quantizing/`.
 from __future__ import annotations
 
 import resource
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from llmforge import registry
 from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
+from llmforge.run.making.holding import workplace
 from llmforge.run.making.labels import write_label
 from llmforge.run.making.order import Order
 from llmforge.run.terminal import Screen
 from llmforge.schema.quantize import CalibrationSpec, QuantizeGptq
-from llmforge.stages.fuse import workplace
 
 if TYPE_CHECKING:
     from llmforge.build.quantizing.figures import Measured, Rows
@@ -49,6 +48,7 @@ def quantize(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[s
     Raises:
         NotQuantized: the model or its calibration does not allow it, or perplexity grew by more
             than `quantize.max_perplexity_growth`; nothing was kept.
+        PlaceBusy: another process makes something in the same place.
     """
     from llmforge.build.load import flush_tree, swap
     from llmforge.build.quantizing.work import Work, free_memory, open_result, tokenizer_of
@@ -56,14 +56,12 @@ def quantize(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[s
 
     begun = time.monotonic()
     source, target = Path(order.source), Path(order.target)
-    place = workplace(target)
-    place.mkdir(parents=True)
-    try:
+    with workplace(target, "quantize.folder") as place:
         work = Work(plan, source, place / target.name, tokenizer_of(source), say=screen.say)
         other = Plan.load(run.path / order.rows) if order.rows else None
         rows = _rows(work, order, other)
         if isinstance(work.spec, QuantizeGptq):
-            work.samples = calibration_samples(work, work.spec.calibration, other)
+            work.samples = calibration_samples(work, work.spec.calibration, other, order.trained)
         screen.say(f"measuring {order.label} on {rows.what}")
         before = _measured(source, work, rows)
         free_memory()
@@ -84,24 +82,26 @@ def quantize(plan: Plan, run: RunFolder, order: Order, screen: Screen) -> dict[s
         flush_tree(work.staged)
         swap(work.staged, target)
         return figures
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
-def calibration_samples(work: Work, asked: CalibrationSpec, other: Plan | None) -> list[list[int]]:
+def calibration_samples(
+    work: Work, asked: CalibrationSpec, other: Plan | None, trained: bool
+) -> list[list[int]]:
     """Token ids of the calibration samples: of the run's own training, of other rows, or of texts.
 
     Args:
         work: the plan and the model's tokenizer.
         asked: which.
         other: what other rows are prepared by, for `source=data`.
+        trained: is the plan the one that the model was trained by?
     """
     from llmforge.build.quantizing.calibration import calibration
     from llmforge.stages.prepare import prepare
 
     plan = other if asked.source == "data" and other is not None else work.plan
     rows = None if asked.source == "texts" else prepare(plan).train
-    return calibration(asked, rows, work.plan.spec.seed, work.tokenizer, work.source)
+    seed = work.plan.spec.seed
+    return calibration(asked, rows, seed, work.tokenizer, work.source, trained)
 
 
 def _rows(work: Work, order: Order, other: Plan | None) -> Rows:

@@ -21,7 +21,7 @@ from llmforge.build.errors import NonFiniteLoss
 from llmforge.build.experiment import active, under_hooks
 from llmforge.build.prepared import Prepared
 from llmforge.plan import Plan
-from llmforge.run import checkpoints, outcome, resume, room, terminal
+from llmforge.run import checkpoints, outcome, resharding, resume, room, terminal
 from llmforge.run.checkpoints import Checkpoint
 from llmforge.run.folder import RunFolder
 from llmforge.run.journal import Journal
@@ -130,6 +130,8 @@ def train(
         callbacks += [*saves_by_clock(plan), StopCallback(stop)]
         trainer = build_trainer(plan, parts, run.checkpoint_folder, [rehearsal, *callbacks])
         trainer.keep_with(checkpoints.Keeper(run.checkpoint_folder, plan))
+        if is_main():
+            tell_repeated(plan, run, screen, trainer)
         if prepared.packed:
             trainer.first_batch = partial(prove_isolation, run, screen)
         apart.trainer = rehearsal.trainer = trainer
@@ -191,7 +193,7 @@ def finish(
     figures = evaluate(plan, parts, trainer)
     recorder({k: v for k, v in figures.items() if k != "samples"}, steps)
     save_final(plan, trainer, run.model)
-    held = peaks()
+    held, seen = peaks(), trainer.tokens_seen()
     if not is_main():
         return {}
     keep_model_card(plan, run)
@@ -200,7 +202,7 @@ def finish(
 
     weights = trainable_share(parts.model)
     trainable, total = weights["trainable"], weights["total"]
-    found = outcome.surprises(plan, None if ended else steps, trainable)
+    found = outcome.surprises(plan, None if ended else steps, trainable, seen)
     found += trainer.publishing.finish()
     for warning in found:
         run.warn(warning.to_dict())
@@ -222,6 +224,8 @@ def finish(
         "peak_memory_bytes": memory.get("measured_bytes"),
         "memory": memory or None,
         "memory_by_rank": beside(plan, held),
+        "tokens": outcome.tokens(plan, seen) or None,
+        "disk": outcome.disk(plan, run) or None,
         "warnings": [warning.to_dict() for warning in found],
     }
     result = outcome.compose_result(plan, run, figures, untrained, facts)
@@ -250,6 +254,14 @@ def _keep_report(plan: Plan, run: RunFolder, prepared: Prepared) -> None:
     from llmforge.stages.report import keep
 
     keep(plan, run, prepared)
+
+
+def tell_repeated(plan: Plan, run: RunFolder, screen: terminal.Screen, trainer: Any) -> None:
+    """Warn of rows that the processes train on twice; see `build/filling.py`."""
+    again = trainer.repeated_rows()
+    for warning in outcome.repeated(plan, again, len(trainer.train_dataset) if again else 0):
+        run.warn(warning.to_dict())
+        screen.say(f"warning[{warning.code}]: {warning.message}")
 
 
 def prove_isolation(run: RunFolder, screen: terminal.Screen, model: Any, batch: Any) -> None:
@@ -283,6 +295,8 @@ def resume_point(
     chosen = None
     if is_main():
         chosen = resume.choose(plan, run, screen.say)
+        if chosen is None and (line := resharding.offer(plan)):
+            screen.say(line)
         room.check_room(plan, run)
     if trainer.args.world_size > 1:
         # one rank looks, since it also clears away

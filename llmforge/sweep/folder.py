@@ -85,8 +85,8 @@ class SweepFolder:
         found: dict[str, Any] = json.loads(self.stopped_file.read_text(encoding="utf-8"))
         return found
 
-    def claim(self, definition: Definition) -> None:
-        """Take the folder for this sweep.
+    def check(self, definition: Definition) -> dict[str, Any]:
+        """What the folder says of this sweep; empty for a new one.
 
         Raises:
             ConfigRefused: LF713, it belongs to a sweep over something else.
@@ -94,6 +94,15 @@ class SweepFolder:
         known = self.read()
         if known and known.get("digest") != definition.digest():
             raise ConfigRefused([_another(self.path, known, definition)])
+        return known
+
+    def claim(self, definition: Definition) -> None:
+        """Take the folder for this sweep.
+
+        Raises:
+            ConfigRefused: LF713, it belongs to a sweep over something else.
+        """
+        known = self.check(definition)
         self.path.mkdir(parents=True, exist_ok=True)
         self.write({**known, **definition.to_dict()})
         self.stopped_file.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from llmforge.origins import Origin
 from llmforge.sweep import launchers, searching, table, warm
 from llmforge.sweep.definition import Definition, define
 from llmforge.sweep.driver import drive
+from llmforge.sweep.folder import SweepFolder
 from llmforge.sweep.jobs import Launch
 from llmforge.sweep.preflight import Point, examine, grid, refusals, same_for_all
 from llmforge.sweep.search import search
@@ -164,6 +165,7 @@ def _varied(overrides: Sequence[str]) -> list[Diagnostic]:
 
 def _compiled(overrides: Sequence[str], config_dirs: Sequence[str]) -> Session:
     definition = define([o for o in overrides if not is_hydras(o)], config_dirs)
+    SweepFolder(definition.folder).check(definition)  # before its points are compiled and told
     if definition.is_search:
         space, before = searching.prepare(definition)
         warm.check_asked(definition, (probe.point for probe in space.probes), overrides)

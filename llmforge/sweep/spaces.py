@@ -13,13 +13,13 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from llmforge.compiler.parse import section_spec
 from llmforge.compiler.passes import Checked, check_draft
 from llmforge.compose.sweeps import Dimension
 from llmforge.compose.variants import Variants
 from llmforge.diagnostics import Diagnostic
 from llmforge.schema.docs import Numbers, field_numbers
 from llmforge.schema.run import SCALARS, Scalars
+from llmforge.schema.typed import section_spec
 from llmforge.sweep.axes import LOWEST_SHARE, Axis, bare, interval, typed
 from llmforge.sweep.definition import Definition
 from llmforge.sweep.preflight import Point, look, overrides_of

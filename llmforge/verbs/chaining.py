@@ -10,15 +10,15 @@ import argparse
 
 from llmforge.verbs import MakeVerb, compiled, tell
 
-_STAGES = ("prepare", "train", "evaluate", "fuse", "quantize", "answers")
-
 
 def add(verb: MakeVerb) -> None:
     """Declare the verb."""
+    from llmforge.stage_order import STAGES
+
     made = verb("run", _run, "prepare, train, evaluate, fuse, quantize: what the plan asks for")
     made.composed().planned()
-    made.flag("--from", dest="start", choices=_STAGES, help="first stage; earlier ones are there")
-    made.flag("--to", dest="end", choices=_STAGES, help="last stage")
+    made.flag("--from", dest="start", choices=STAGES, help="first stage; earlier ones are there")
+    made.flag("--to", dest="end", choices=STAGES, help="last stage")
 
 
 def _run(parsed: argparse.Namespace) -> int:

@@ -1,78 +1,50 @@
-"""The verb fuse: an adapter merged into its base, with proof.
+"""The verb export: a finished model in the format of another program.
 
-In: a run, a folder, a registered version or a hub repository with an adapter; or overrides whose
-run is finished. Out: `fused/` and `fuse.json` in the run folder.
+In: a reference to a model. Out: one file, with its record beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from llmforge.verbs import MakeVerb, tell
-
-if TYPE_CHECKING:
-    from llmforge.refs.subjects import Asked, Subject
-    from llmforge.run.making.order import Order
-
-REF_HELP = "a run's id or `last`, a folder, models:/NAME/3, NAME@best, or OWNER/NAME on the hub"
+from llmforge.verbs import EXIT_DONE, EXIT_FAILED, MakeVerb, tell
+from llmforge.verbs.making import REF_HELP, say
 
 
 def add(verb: MakeVerb) -> None:
     """Declare the verb."""
-    fuse = verb("fuse", _fuse, "merge an adapter into its base, and prove that it is the same")
-    fuse.composed().flag("--plan", metavar="FILE", help="the adapter of this plan's run")
-    fuse.flag("--run", dest="ref", metavar="REF", help=REF_HELP)
-    fuse.flag("--checkpoint", metavar="best|last|STEP", help="of the run; default: final adapter")
-    fuse.flag("-o", "--output", metavar="FOLDER", help="default: fused/ in the run folder")
+    from llmforge.run.making.forms import FORMS
+
+    export = verb("export", _export, "write a finished model as one file for another program")
+    export.flag("ref", metavar="REF", help=REF_HELP)
+    export.flag("--gguf", action="store_true", required=True, help="for llama.cpp")
+    export.flag("--checkpoint", metavar="best|last|STEP", help="of the run; default: final model")
+    export.flag("--weights", choices=("model", "fused"), default="model",
+                help="of a run; one that trained an adapter gives its fused model")  # fmt: skip
+    export.flag("--form", choices=tuple(FORMS),
+                help="of the weights; default: as they are")  # fmt: skip
+    export.flag("-o", "--output", metavar="FILE", help="default: model.gguf in the run folder")
+    export.composed()
 
 
-def asked_of(parsed: argparse.Namespace, stage: str) -> Asked:
-    """What the flags and overrides of a stage that makes something of a model say."""
-    from llmforge.compiler.overlay import word
-    from llmforge.refs import load_plan
-    from llmforge.refs.subjects import Asked
+def _export(parsed: argparse.Namespace) -> int:
+    from llmforge.refs.subjects import Asked, find_place
+    from llmforge.render import emit, size_text
+    from llmforge.run.making.converting import NotConverted, convert, wanted
 
-    overrides = list(parsed.overrides)
-    if parsed.output is not None:
-        overrides.append(word(f"{stage}.folder", parsed.output))
-    plan = load_plan(parsed.plan) if parsed.plan else None
-    return Asked(parsed.ref, plan, parsed.checkpoint, tuple(overrides), tuple(parsed.config_dirs))
-
-
-def say(text: str) -> None:
-    """A notice on the way."""
-    print(text, file=sys.stderr)
-
-
-def _fuse(parsed: argparse.Namespace) -> int:
-    from llmforge.merging import order_of
-    from llmforge.refs.subjects import find_subject
-
-    subject = find_subject(asked_of(parsed, "fuse"), say)
-    tell(subject.findings)
-    return make(subject, order_of(subject), "merged")
-
-
-def make(subject: Subject, order: Order, done: str) -> int:
-    """Carry an order out, or show the record of the result that is there.
-
-    Args:
-        done: what was done then: `merged`.
-    """
-    from llmforge.merging import replaced
-    from llmforge.render import emit
-    from llmforge.run.launch import run_making
-    from llmforge.run.terminal import made
-
-    if told := replaced(subject, order):
-        say(told)
-    outcome = run_making(subject.plan, subject.run, order)
-    if outcome.diagnostic is not None:
-        tell([outcome.diagnostic])
-        return outcome.exit_code
-    if outcome.reused and outcome.result is not None:
-        say(f"it was {done} at {outcome.result['time']}; this is its record")
-        emit(made(outcome.result))
-    return outcome.exit_code
+    overrides, folders = tuple(parsed.overrides), tuple(parsed.config_dirs)
+    asked = Asked(parsed.ref, None, parsed.checkpoint, overrides, folders, parsed.weights)
+    place = find_place(asked, say)
+    made = wanted(place, Path(parsed.output) if parsed.output else None, parsed.form)
+    try:
+        record = convert(made, say)
+    except NotConverted as error:
+        tell([error.diagnostic])
+        return EXIT_FAILED
+    forms = ", ".join(f"{count:,} in {form}" for form, count in record["formats"].items())
+    emit(
+        f"{made.file}: {size_text(record['bytes'])}, {record['tensors']:,} tensors ({forms}), "
+        f"{record['tokens']:,} tokens, each compared with {record['label']}"
+    )
+    return EXIT_DONE

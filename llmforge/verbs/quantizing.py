@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 from llmforge.verbs import MakeVerb, tell
-from llmforge.verbs.exporting import REF_HELP, asked_of, make, say
+from llmforge.verbs.making import REF_HELP, asked_of, make, say
 
 
 def add(verb: MakeVerb) -> None:

@@ -19,7 +19,6 @@ import yaml
 
 from llmforge.compiler.facts.data import look_at
 from llmforge.compiler.facts.shapes import config_of
-from llmforge.compiler.parse import parse_or_fail
 from llmforge.compose import compose, options
 from llmforge.digests import file_digest
 from llmforge.origins import Origin, Origins, leaves
@@ -28,6 +27,7 @@ from llmforge.registry import component
 from llmforge.schema import SINGLE
 from llmforge.schema.data import BuiltinData, JsonlSource, MixData
 from llmforge.schema.optim import OptimizerSpec
+from llmforge.schema.typed import typed
 from llmforge.sources import chat_templates
 
 SETTINGS: dict[str, Any] = {
@@ -249,11 +249,11 @@ def plan_by_hand(changes: dict[str, Any]) -> Plan:
             here = here[part]
         here[name] = value
     settings = all_completed(settings)
-    facts, found = look_at(parse_or_fail(settings).data, Path(settings["paths"]["cache"]))
+    facts, found = look_at(typed(settings).data, Path(settings["paths"]["cache"]))
     assert facts is not None, [finding.message for finding in found]
     if settings["data"]["shape"] == "auto":
         settings["data"]["shape"] = facts.shape
-    spec = parse_or_fail(settings)
+    spec = typed(settings)
     origins = Origins()
     for key, value in leaves(settings):
         section = key.partition(".")[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmforge.compiler.parse import override, parse, parse_or_fail, section_spec
+from llmforge.compiler.parse import override, parse
 from llmforge.origins import Origin, Origins
 from llmforge.schema.optim import AdamW
 
@@ -152,17 +152,3 @@ def test_hint_is_the_replaced_value(values):
 )  # fmt: skip
 def test_override_is_ready_to_paste(value, text):
     assert override("key", value) == text
-
-
-def test_saved_settings_parse_or_fail(values):
-    settings = parse(values)[0].settings()
-
-    assert parse_or_fail(settings).settings() == settings
-    with pytest.raises(ValueError, match=r"trainer\.epochs"):
-        parse_or_fail({**settings, "trainer": {**settings["trainer"], "epochs": "x"}})
-
-
-def test_schema_of_a_section():
-    assert section_spec("optimizer", {"kind": "adamw"}) is AdamW
-    assert section_spec("optimizer", {"kind": ["adamw"]}) is None
-    assert section_spec("optimizer", {}) is None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from llmforge.compiler.context import Context, Facts
-from llmforge.compiler.parse import parse, section_spec
+from llmforge.compiler.parse import parse
 from llmforge.compiler.passes import (
     PASSES,
     check,
@@ -27,6 +27,7 @@ from llmforge.diagnostics import ConfigRefused
 from llmforge.origins import Origins, leaves
 from llmforge.plan import Plan
 from llmforge.schema import SECTIONS
+from llmforge.schema.typed import section_spec
 
 
 def put(values, key, value):

@@ -133,6 +133,51 @@ def test_the_plan_may_take_the_file_s_values_over(written):
 
 
 @pytest.mark.parametrize(
+    ("claims", "given", "hint"),
+    [
+        ({"train_batch_size": 64}, ["trainer.accumulation=1", "trainer.micro_batch=16"],
+         "trainer.global_batch=64 trainer.accumulation=auto"),
+        ({"train_batch_size": 6}, ["trainer.micro_batch=16"],
+         "trainer.global_batch=6 trainer.micro_batch=auto"),
+        ({"train_batch_size": 7}, [], None),
+        ({"train_micro_batch_size_per_gpu": 3}, [], None),
+        ({"gradient_accumulation_steps": 4}, ["trainer.micro_batch=16"],
+         "trainer.accumulation=4 trainer.micro_batch=auto"),
+        ({"train_batch_size": 48, "train_micro_batch_size_per_gpu": 3}, [],
+         "trainer.global_batch=48 trainer.micro_batch=3"),
+        ({"train_batch_size": 48, "train_micro_batch_size_per_gpu": 16}, [],
+         "trainer.global_batch=48"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_batch_of_the_file_that_is_taken_over_divides(claims, given, hint, written):
+    """Over two processes; where none does, the file is what must change."""
+    written({**claims, "zero_optimization": {"stage": 2}})
+    first = next(iter(claims))
+
+    found = dict(told("LF430", *given)).popitem() if len(claims) == 1 else told("LF430", *given)[0]
+
+    if hint is None:
+        assert found[1] == f'write "auto" for `{first}` in ds.json'
+        return
+    assert found[1] == hint
+    left = check([*FILE, *given, *hint.split()]).diagnostics
+    assert [d.code for d in left if d.is_error and "global_batch" in (d.key or "")] == []
+
+
+def test_steps_of_the_file_take_the_place_of_epochs(written):
+    claim = {"type": "WarmupDecayLR", "params": {"total_num_steps": 90, "warmup_num_steps": 5000}}
+    written({"scheduler": claim, "zero_optimization": {"stage": 2}})
+    linear = "schedule=linear"
+
+    assert [hint for _, hint in told("LF430", linear)] == [
+        "trainer.max_steps=90 trainer.epochs=null",
+        'write "auto" for `scheduler.params.warmup_num_steps` in ds.json',
+    ]
+    assert not told("LF206", linear, "trainer.max_steps=90", "trainer.epochs=null")
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "ds.json: not JSON"),

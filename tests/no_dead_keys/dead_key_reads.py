@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from llmforge.compiler.parse import section_spec
 from llmforge.plan import Plan
 from llmforge.schema import SCALARS, RunSpec, Spec
 from llmforge.schema.data import Fields
 from llmforge.schema.run import Scalars
+from llmforge.schema.typed import section_spec
 
 Readers = dict[tuple[type[Spec], str], str]
 """Class and field -> the module that read it first."""

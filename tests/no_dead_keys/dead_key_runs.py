@@ -21,10 +21,10 @@ from dead_key_reads import Reads
 
 from llmforge import plugins, registry
 from llmforge.compiler.context import Context, Facts
-from llmforge.compiler.parse import parse_or_fail
 from llmforge.compiler.passes import freeze, run_passes
 from llmforge.origins import Origins
 from llmforge.plan import Plan
+from llmforge.schema.typed import typed
 
 TINY = (
     "name=tiny", "model=small_llama", "model.layers=1", "model.hidden=16", "model.intermediate=32",
@@ -141,7 +141,7 @@ def read_in_runs(bases: Bases, folder: Path) -> Reads:
 def plan_of(values: Values) -> Plan:
     """The plan of composed values."""
     values = filled(values)
-    spec = parse_or_fail(values)
+    spec = typed(values)
     plugins.load_or_fail(list(spec.plugins))
     origins = Origins()
     context, found = run_passes(Context(spec, Facts()), origins)

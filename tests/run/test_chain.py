@@ -33,9 +33,10 @@ SHORT = ("data.rows=200", "data.max_cut_tokens=null", "trainer.epochs=null", "tr
 BASE = ("name=base", *SHAPE, *SHORT)
 TUNED = ("name=tuned", "model=trained", f"model.overrides={json.dumps(BASE)}", "lora=small", *SHORT,
          "hardware=cpu", "launch.threads=1")  # fmt: skip
+PACKED = ("quantize=int4", "quantize.group_size=32", "quantize.speed_tokens=2")
 FUSED = ("name=one", *SHAPE, *SHORT, "lora=small", "fuse.after_training=true",
-         "fuse.new_tokens=2", "fuse.probe_rows=0", "evaluation.samples=0", "hardware=cpu",
-         "launch.threads=1")  # fmt: skip
+         "fuse.new_tokens=2", "fuse.probe_rows=0", "fuse.probe_tokens=32", "evaluation.samples=0",
+         "hardware=cpu", "launch.threads=1")  # fmt: skip
 
 
 def states(outcome: ChainOutcome) -> dict[str, str]:
@@ -234,16 +235,30 @@ def begun(*overrides: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("stage", ["base: train", "prepare", "train", "fuse", "answers"])
-def test_a_chain_that_was_killed_goes_on(work: Path, stage: str):
-    words = (*TUNED, "fuse.after_training=true")
+@pytest.mark.parametrize(
+    ("stage", "workers_too"),
+    [("base: train", False), ("prepare", False), ("train", False), ("evaluate", True),
+     ("fuse", False), ("quantize", False), ("quantize", True), ("answers", False)],
+)  # fmt: skip
+def test_a_chain_that_was_killed_goes_on(work: Path, stage: str, workers_too: bool):
+    """The driver alone, whose worker then goes on by itself; or all of it."""
+    if stage == "quantize":
+        pytest.importorskip("compressed_tensors")
+    more = PACKED if stage == "quantize" else ("fuse.after_training=true",)
+    words = (*TUNED, *more)
     plan = compile_plan(words)
+    if stage == "evaluate":
+        trained_only(plan)
     driver = begun(*words)
     try:
         wait_for(plan, stage, driver)
+        workers = children(driver.pid)
     finally:
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
+    assert workers
+    for worker in workers if workers_too else ():
+        os.kill(worker, signal.SIGKILL)
 
     outcome = run_chain(compile_plan(words), lambda: compile_plan(words), quiet=True)
 
@@ -255,8 +270,24 @@ def test_a_chain_that_was_killed_goes_on(work: Path, stage: str):
     assert {run["status"] for run in recorded.values()} == {"FINISHED"}
     assert sum(run["parent"] is None for run in recorded.values()) == 1
     answers = json.loads((plan.run_folder / "answers.json").read_text())
-    assert set(answers["right"]) == {"adapter", "fused"}
+    made = {"fused", "quantized"} if stage == "quantize" else {"fused"}
+    assert set(answers["right"]) == {"adapter", *made}
+    assert [path.name for path in plan.run_folder.iterdir() if ".making" in path.name] == []
     assert all(row["answers"]["adapter"] == row["answers"]["fused"] for row in answers["rows"])
+
+
+def trained_only(plan: Plan) -> None:
+    """As a training leaves it whose trainer measures nothing, so that `evaluate` has a worker."""
+    assert run_chain(plan, lambda: plan, end="train", quiet=True).exit_code == 0
+    run = RunFolder(plan.run_folder)
+    result = {key: value for key, value in (run.result() or {}).items() if "eval_" not in key}
+    run.write_json("result.json", result)
+
+
+def children(process: int) -> list[int]:
+    """Processes that a process has started."""
+    told = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii")
+    return [int(word) for word in told.split()]
 
 
 def wait_for(plan: Plan, stage: str, driver: subprocess.Popen[bytes]) -> None:

@@ -13,7 +13,8 @@ from llmforge.plan import Plan
 from llmforge.run import checkpoints, resume
 from llmforge.run.folder import RunFolder
 from llmforge.run.journal import Journal, history, seconds
-from llmforge.run.resharding import check_reshard, take_over
+from llmforge.run.resharding import check_reshard, offer, take_over
+from llmforge.run.status import Status
 
 Make = Callable[..., Plan]
 TWO = ("tracking=none", "launch=torchrun", "launch.processes=2", "trainer.accumulation=1")
@@ -79,6 +80,7 @@ def test_checkpoint_and_curve_come_along(
         "processes": numbers,
     }
     assert [f.step for f in checkpoints.scan(source.checkpoint_folder)] == [6, 3], "untouched"
+    assert take_over(plan, run) is None, "taken over before: nothing to do, and nothing to tell"
 
 
 def test_the_best_checkpoint_comes_along(tiny: Make) -> None:
@@ -100,14 +102,53 @@ def test_a_run_that_has_begun_needs_the_other_no_more(tiny: Make) -> None:
     checkpoints.remove(checkpoints.scan(source.checkpoint_folder)[0])
 
     check_reshard(plan)
-    assert take_over(plan, run) is None
+    assert take_over(plan, run) == (
+        f"{run.run_id} goes on from its own checkpoint; {source.run_id} is left aside"
+    )
     assert [found.step for found in checkpoints.scan(run.checkpoint_folder)] == [9]
+
+
+def test_a_run_that_begins_anew_is_told_of_the_one_it_could_go_on_from(tiny: Make) -> None:
+    saved(tiny(*TWO, "optimizer.lr=0.5"), 9)
+    source = saved(tiny(*TWO), 3)
+    plan = tiny(*ONE)
+    RunFolder.create(plan)
+
+    line = offer(plan)
+
+    assert line == (
+        f"run {source.run_id} differs in nothing but its 2 processes; "
+        f"checkpoint.reshard={source.run_id} goes on after its step 3, this run begins at 0"
+    )
+    check_reshard(tiny(*ONE, f"checkpoint.reshard={source.run_id}"))
+
+
+@pytest.mark.usefixtures("everything_installed")
+def test_what_could_not_be_taken_over_is_not_offered(tiny: Make) -> None:
+    saved(tiny(*TWO, "deepspeed=stage1"), 3)
+    saved(tiny(*TWO))  # no checkpoint
+    saved(tiny(*ONE, "optimizer.lr=0.5"), 3)
+    saved(tiny(*ONE, "name=same"), 3)
+    saved(tiny(*TWO, "name=done"), 3).set_status(Status.FINISHED)
+
+    assert offer(tiny(*ONE, "launch=torchrun", "launch.processes=1", "deepspeed=stage1")) is None
+    assert offer(tiny(*ONE)) is None
 
 
 def test_no_such_run(tiny: Make) -> None:
     assert (
         "there is no run tiny-0000" in refused(tiny(*ONE, "checkpoint.reshard=tiny-0000")).message
     )
+
+
+def test_a_checkpoint_that_would_be_removed(tiny: Make) -> None:
+    source = saved(tiny(*TWO), 3)
+    words = ("checkpoint.resume=false", f"checkpoint.reshard={source.run_id}")
+    found = refused(tiny(*ONE, *words))
+
+    assert found.hint == "checkpoint.resume=true"
+    check_reshard(tiny(*ONE, *words, "checkpoint.resume=true"))
+    assert offer(tiny(*ONE, "checkpoint.resume=false")) is None, "it is to begin at the beginning"
 
 
 def test_no_checkpoint(tiny: Make) -> None:

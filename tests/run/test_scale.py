@@ -228,6 +228,39 @@ class TestAnotherNumber:
         told = outcome.result["resharded"]
         assert told["from"] == first.folder.name
         assert list(curve["processes"]) == [0, told["step"]]
+        assert first.result
+        assert outcome.result["tokens"] == first.result["tokens"], "counted on, and none twice"
+
+    def test_mlflow_has_where_the_number_changed(self, tiny: Make, work: Path) -> None:
+        mlflow = pytest.importorskip("mlflow.tracking")
+        place = f"sqlite:///{work}/mlflow.db"
+        two = (*TWO[1:], "launch=torchrun", f"tracking.uri={place}", "name=wide")
+        first = run_plan(tiny(*two), quiet=True)
+        assert first.exit_code == 0, first.diagnostic
+        shutil.rmtree(first.folder / "checkpoints" / "checkpoint-12")
+        words = (f"tracking.uri={place}", "name=narrow", f"checkpoint.reshard={first.folder.name}")
+        second = run_plan(tiny(*words), quiet=True)
+        assert second.exit_code == 0, second.diagnostic
+
+        client = mlflow.MlflowClient(place)
+        known = [RunFolder(one.folder).read_json("mlflow.json") or {} for one in (first, second)]
+        wide, narrow = (client.get_run(one["run_id"]) for one in known)
+        told = {k: v for k, v in narrow.data.tags.items() if k.startswith("llmforge.resharded.")}
+        assert told == {
+            "llmforge.resharded.from": first.folder.name,
+            "llmforge.resharded.step": "8",
+            "llmforge.resharded.processes": "[2, 1]",
+        }
+        assert not [name for name in wide.data.tags if name.startswith("llmforge.resharded.")]
+
+        def points(run: Any, name: str) -> list[tuple[int, float]]:
+            found = client.get_metric_history(run.info.run_id, name)
+            return sorted((point.step, point.value) for point in found)
+
+        assert points(narrow, "processes") == [(0, 2.0), (8, 1.0)]
+        before, after = points(wide, "train_loss"), points(narrow, "train_loss")
+        assert [step for step, _ in after] == [step for step, _ in before], "one curve, no gap"
+        assert after[:4] == before[:4], "up to step 8 they are the other run's"
 
 
 class TestStopping:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from llmforge.compiler.parse import parse_or_fail
 from llmforge.compose import compose
+from llmforge.schema.typed import typed
 from llmforge.sources.pairs import pair_of
 
 USER, YES, NO = (
@@ -19,7 +19,7 @@ USER, YES, NO = (
 
 @pytest.fixture(scope="module")
 def source() -> Any:
-    return parse_or_fail(compose(["data=jsonl", "data.train=x.jsonl"]).values).data
+    return typed(compose(["data=jsonl", "data.train=x.jsonl"]).values).data
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_columns_and_keys_of_other_names():
         "data.fields.content=value",
         "++data.roles={human: user, gpt: assistant}",
     ]
-    source = parse_or_fail(compose(asked).values).data
+    source = typed(compose(asked).values).data
     chats = [
         [{"from": "human", "value": "hi"}, {"from": "gpt", "value": said}] for said in ("yes", "no")
     ]

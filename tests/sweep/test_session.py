@@ -147,4 +147,5 @@ def test_what_is_refused_behind_hydra_is_told_like_everything_else(llmforge, wor
     assert "error[LF714]: this sweep is being driven by process" in driven.err
     assert "error[LF713]" in another.err
     assert "hint: sweep.name=s-2" in another.err
+    assert another.out == "", "before the table of its points"
     assert "Traceback" not in driven.err + another.err

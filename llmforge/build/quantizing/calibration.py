@@ -8,6 +8,7 @@ Which are taken is decided by the seed.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ _SHORTEST = 2
 
 
 def calibration(
-    spec: CalibrationSpec, rows: Any, seed: int, tokenizer: Any, source: Path
+    spec: CalibrationSpec, rows: Any, seed: int, tokenizer: Any, source: Path, trained: bool
 ) -> list[list[int]]:
     """Token ids of the chosen samples.
 
@@ -33,6 +34,7 @@ def calibration(
         seed: chooses.
         tokenizer: of the model, for `source=texts`.
         source: folder of the model, whose config tells the context.
+        trained: was the model trained by llmforge?
 
     Raises:
         NotQuantized: LF965 for no sample at all, LF966 for fewer tokens than one block.
@@ -53,37 +55,52 @@ def calibration(
             break
         if len(ids) >= _SHORTEST:
             samples.append(list(ids[:length]))
-    return checked(samples, count, length)
+    return checked(samples, count, length, spec, trained)
 
 
-def checked(samples: list[list[int]], rows: int, length: int) -> list[list[int]]:
+def checked(
+    samples: list[list[int]], rows: int, length: int, spec: CalibrationSpec, trained: bool
+) -> list[list[int]]:
     """The samples, where there are enough of them.
 
     Args:
-        rows: how many were looked at.
+        rows: how many there are to choose from.
         length: of one block, in tokens.
+        spec: what was asked for.
+        trained: was the model trained by llmforge, so that it has rows of its own?
 
     Raises:
         NotQuantized: LF965, LF966.
     """
-    if not samples:
-        raise NotQuantized(
-            "LF965",
-            f"no calibration sample: {rows:,} rows, none of {_SHORTEST} tokens or more",
-            f"{_KEY}.source",
-            "quantize.calibration.source=run",
-        )
     tokens = sum(map(len, samples))
-    if tokens < length:
-        raise NotQuantized(
-            "LF966",
-            f"{len(samples):,} calibration samples have {tokens:,} tokens, fewer than one block of "
-            f"{length:,}",
-            f"{_KEY}.length",
-            f"{_KEY}.length={tokens}",
-            ("a layer is rounded by what it sees: more and longer samples round it better",),
-        )
-    return samples
+    if samples and tokens >= length:
+        return samples
+    hint = _remedy(samples, rows, length, spec, trained)
+    if not samples:
+        message = f"no calibration sample: {rows:,} rows, none of {_SHORTEST} tokens or more"
+        raise NotQuantized("LF965", message, f"{_KEY}.source", hint)
+    raise NotQuantized(
+        "LF966",
+        f"{len(samples):,} calibration samples have {tokens:,} tokens, fewer than one block of "
+        f"{length:,}",
+        f"{_KEY}.samples" if "samples=" in hint else f"{_KEY}.source",
+        hint,
+        (
+            "a layer is rounded by what it sees: more and longer samples round it better",
+            "`quantize=int4` and `quantize=int8` round without calibration",
+        ),
+    )
+
+
+def _remedy(
+    samples: list[list[int]], rows: int, length: int, spec: CalibrationSpec, trained: bool
+) -> str:
+    """More of the rows where they are enough; else the run's own; else what needs none."""
+    tokens = sum(map(len, samples))
+    needed = math.ceil(length * len(samples) / tokens) if tokens else rows + 1
+    if len(samples) == spec.samples and needed <= rows:
+        return f"{_KEY}.samples={needed}"
+    return f"{_KEY}.source=run" if trained and spec.source != "run" else "quantize=int8"
 
 
 def context_of(source: Path) -> int | None:

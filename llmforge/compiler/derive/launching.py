@@ -23,6 +23,10 @@ from llmforge.schema.launching import (
 
 _HOST = re.compile(r"(\S+)\s+slots=(\d+)\s*(#.*)?")
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:%@-]*")
+"""A host as programs take it: what begins with `-` would be an option of ssh, and pdsh reads more
+than a name where there are brackets, commas, `^` or `/`."""
+
 
 @dataclass(frozen=True)
 class Hosts:
@@ -52,6 +56,8 @@ def read_hosts(path: str) -> Hosts:
         found = _HOST.fullmatch(text)
         if found is None:
             return Hosts(slots, f"{path}:{number} is not `host slots=N`: {text[:60]}", number)
+        if not _NAME.fullmatch(found[1]):
+            return Hosts(slots, f"{path}:{number}: `{found[1][:60]}` is no name of a host", number)
         if found[1] in slots:
             return Hosts(slots, f"{path}:{number} names {found[1]} a second time", number)
         if int(found[2]) == 0:

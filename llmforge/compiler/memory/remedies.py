@@ -15,7 +15,6 @@ from llmforge.compiler.context import Context
 from llmforge.compiler.derive.kernels import lean_obstacle
 from llmforge.compiler.memory.fit import batch_changes, can_recompute, shares, sheet_of
 from llmforge.compiler.memory.sheet import is_sharded
-from llmforge.compiler.parse import parse_or_fail
 from llmforge.compose import compose
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import LowRank, NoAdapter
@@ -24,6 +23,7 @@ from llmforge.schema.optim import AdamW, BitsAndBytesOptimizer
 from llmforge.schema.precision import BitsAndBytes, NoQuantization
 from llmforge.schema.run import Device
 from llmforge.schema.train import LmTrainer
+from llmforge.schema.typed import typed
 
 
 def smallest_change(context: Context) -> str | None:
@@ -181,4 +181,4 @@ def _shipped(spec: RunSpec, choice: str) -> Any:
     """The section that an option stands for, with its shipped values."""
     section = choice.partition("=")[0]
     values = compose([choice]).values[section]
-    return getattr(parse_or_fail({**spec.settings(), section: values}), section)
+    return getattr(typed({**spec.settings(), section: values}), section)

@@ -14,6 +14,7 @@ from llmforge.compiler.derive.machine import hardware
 from llmforge.compiler.facts.arguments import Argument, expected
 from llmforge.compiler.parse import override
 from llmforge.compiler.rules.base import rule
+from llmforge.compiler.rules.dividing import BATCH, batch_override
 from llmforge.diagnostics import Diagnostic, did_you_mean, near
 from llmforge.schema.training_arguments import ARGUMENTS, FORMER, Closed, Open, Owned, Say
 
@@ -116,7 +117,7 @@ def argument_owned(context: Context) -> Iterator[Diagnostic]:
         entry = _entry(name)
         if not isinstance(entry, Owned):
             continue
-        hint = _hint(entry.say, value)
+        hint = _owned_hint(context, entry, value)
         asked = "" if hint else f"; `llmforge explain {entry.key}` shows what it may be"
         yield Diagnostic(
             "LF232",
@@ -125,6 +126,13 @@ def argument_owned(context: Context) -> Iterator[Diagnostic]:
             notes=(f"left out of `trainer.extra`, `{entry.key}` has its say{asked}",),
             hint=hint,
         )
+
+
+def _owned_hint(context: Context, entry: Owned, value: Any) -> str | None:
+    said = list(entry.say(value))
+    if said and all(key in BATCH and isinstance(number, int) for key, number in said):
+        return batch_override(context, dict(said))
+    return _hint(entry.say, value)
 
 
 @rule("LF233", "training argument that is not open")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from llmforge.compiler.context import Context
 from llmforge.compiler.rules.base import rule
+from llmforge.compiler.rules.dividing import fitting_batch
 from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.schema.optim import Adafactor
 
@@ -155,12 +156,13 @@ def batch_larger_than_data(context: Context) -> Iterator[Diagnostic]:
     """
     data, total = context.facts.data, context.spec.trainer.global_batch
     if data is not None and isinstance(total, int) and data.train_rows < total:
+        fitting = fitting_batch(context, data.train_rows // 8)
         yield Diagnostic(
             "LF207",
             f"{data.train_rows} training rows are fewer than one global batch of {total}",
             Severity.WARNING,
             key="trainer.global_batch",
-            hint=f"trainer.global_batch={max(1, data.train_rows // 8)}",
+            hint=f"trainer.global_batch={fitting}" if fitting <= data.train_rows else None,
         )
 
 

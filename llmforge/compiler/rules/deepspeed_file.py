@@ -17,6 +17,7 @@ from llmforge.compiler.preset_deepspeed import (
     ZERO,
 )
 from llmforge.compiler.rules.base import rule
+from llmforge.compiler.rules.dividing import BATCH, batch_override
 from llmforge.diagnostics import Diagnostic, near
 from llmforge.schema.distributed import HARMLESS, Zero
 
@@ -49,6 +50,9 @@ _OF_ZERO = frozenset(
     }
 )
 """Keys of `zero_optimization` in DeepSpeed 0.19, which ends at any other."""
+
+_BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+"""Names in a file of what `BATCH` is in the plan, in its order."""
 
 OPTIMIZERS = {"adam": "adamw", "adamw": "adamw", "lion": "lion", "sgd": "sgd", "muon": "muon"}
 """Name in a file, small -> beginning of the plan's kind."""
@@ -109,13 +113,32 @@ def _compared(context: Context, name: str, value: Any) -> tuple[str, Any, str | 
     }
     if name in plain:
         key, now = plain[name]
-        return None if now is None else (key, now, override(key, value))
+        return None if now is None else (key, now, _taking_over(context, key, value))
     section, _, rest = name.partition(".params.")
     if section == "optimizer" and rest:
         key, now = f"optimizer.{rest}", getattr(spec.optimizer, rest, None)
         now = list(now) if isinstance(now, tuple) else now
         return None if now is None else (key, now, override(key, value))
     return _named(context, name, value)
+
+
+def _taking_over(context: Context, key: str, value: Any) -> str | None:
+    """An override that the plan comes out under; None where there is none."""
+    if key in BATCH:
+        claimed = {
+            known: context.spec.deepspeed.claims[name]["value"]
+            for name, known in zip(_BATCH, BATCH, strict=True)
+            if isinstance(context.spec.deepspeed, Zero) and name in context.spec.deepspeed.claims
+        }
+        if not all(isinstance(number, int) and number > 0 for number in claimed.values()):
+            return None
+        return batch_override(context, claimed) or batch_override(context, {key: value})
+    steps = context.facts.steps
+    if key == "schedule.warmup" and isinstance(value, int) and steps is not None:
+        return override(key, value) if value < steps else None
+    if key == "trainer.max_steps" and context.spec.trainer.epochs is not None:
+        return f"{override(key, value)} trainer.epochs=null"
+    return override(key, value)
 
 
 def _named(context: Context, name: str, value: Any) -> tuple[str, Any, str | None] | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from llmforge.compiler.context import Context
 from llmforge.compiler.derive.machine import hardware
 from llmforge.compiler.rules.base import rule
+from llmforge.compiler.rules.dividing import fitting_processes
 from llmforge.diagnostics import Diagnostic, Severity
 from llmforge.schema import RunSpec
 from llmforge.schema.adapter import NoAdapter
@@ -97,7 +98,7 @@ def more_processes_than_devices(context: Context) -> Iterator[Diagnostic]:
             "LF405",
             f"{world} processes on {there} device{'s' if there > 1 else ''}{nodes}",
             key="launch.processes",
-            hint=f"launch.processes={there}",
+            hint=f"launch.processes={fitting_processes(context, there, launch.node_count)}",
         )
 
 

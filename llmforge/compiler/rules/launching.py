@@ -8,6 +8,7 @@ from llmforge.compiler.context import Context
 from llmforge.compiler.derive.launching import read_hosts
 from llmforge.compiler.derive.machine import hardware
 from llmforge.compiler.rules.base import rule
+from llmforge.compiler.rules.dividing import fitting_processes
 from llmforge.diagnostics import Diagnostic
 from llmforge.schema.launching import (
     DeepSpeedLaunch,
@@ -75,8 +76,16 @@ def more_gpus_than_there_are(context: Context) -> Iterator[Diagnostic]:
             f"num_gpus={many}, and the node has {machine.count} x {machine.name}",
             key="num_gpus",
             notes=() if asked else (f"or as many as described: `num_gpus={machine.count}`",),
-            hint=f"num_gpus={machine.count}" if asked else f"hardware.count={many}",
+            hint=f"num_gpus={_fitting_gpus(context, machine.count)}"
+            if asked
+            else f"hardware.count={many}",
         )
+
+
+def _fitting_gpus(context: Context, most: int) -> int:
+    """GPUs of each node, over which the global batch divides."""
+    nodes = context.spec.launch.node_count
+    return fitting_processes(context, most * nodes, nodes) // nodes
 
 
 @rule("LF452", "processes that do not divide over the nodes")
@@ -85,12 +94,11 @@ def uneven_nodes(context: Context) -> Iterator[Diagnostic]:
     launch = context.spec.launch
     nodes, world = launch.node_count, launch.processes
     if nodes > 1 and isinstance(world, int) and world % nodes:
-        each = max(1, world // nodes)
         yield Diagnostic(
             "LF452",
             f"{world} processes over {nodes} nodes",
             key="launch.processes",
-            hint=f"launch.processes={each * nodes}",
+            hint=f"launch.processes={fitting_processes(context, world, nodes)}",
         )
 
 
@@ -177,7 +185,8 @@ def unusable_hostfile(context: Context) -> Iterator[Diagnostic]:
             f"{each} processes per host, and {small[0][0]} has {small[0][1]} slots",
             key="launch.processes",
             notes=(f"in {launch.hostfile}",),
-            hint=f"launch.processes={max(1, fewest) * launch.node_count}",
+            hint="launch.processes="
+            + str(fitting_processes(context, fewest * launch.node_count, launch.node_count)),
         )
 
 

@@ -11,6 +11,5 @@ Nothing is trained, merged or quantized here: each stage has its worker. No torc
 from __future__ import annotations
 
 from llmforge.run.chain.driving import ChainOutcome, run_chain
-from llmforge.run.chain.links import STAGES
 
-__all__ = ["STAGES", "ChainOutcome", "run_chain"]
+__all__ = ["ChainOutcome", "run_chain"]

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmforge.plan import CODE_VERSION, Plan, canonical_digest
-from llmforge.run.chain.links import makes
 from llmforge.run.folder import RunFolder
 from llmforge.run.making import order as making
+from llmforge.stage_order import FOLDERS
 
 FILE = "answers.json"
 VARIABLE = "LLMFORGE_ANSWERS"
 """Environment variable that carries the request to the worker."""
-
-_STAGES: Mapping[str, making.Stage] = {"fused": "fuse", "quantized": "quantize"}
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,8 @@ def request(plan: Plan, run: RunFolder) -> Request:
     trained = "model" if plan.settings["lora"]["kind"] == "none" else "adapter"
     models = {trained: str(run.model)}
     prints = [plan.fingerprint]
-    for name in makes(plan):
-        record = making.record(run, _STAGES[name])
+    for stage, name in FOLDERS.items():
+        record = making.record(run, stage) if plan.left_out(stage) is None else None
         if record is not None:
             models[name] = str(record["target"])
             prints.append(str(record["fingerprint"]))

@@ -18,10 +18,11 @@ from llmforge.run.bases import check_base
 from llmforge.run.chain.links import Link
 from llmforge.run.folder import RunFolder
 from llmforge.run.making.clearance import check_disk, check_memory
-from llmforge.run.making.order import FOLDERS, record, record_file
+from llmforge.run.making.order import record, record_file
 from llmforge.run.preflight import check_here
 from llmforge.run.starting.commands import waits
 from llmforge.run.status import Status
+from llmforge.stage_order import FOLDERS
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _BESIDE = 2**29

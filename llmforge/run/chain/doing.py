@@ -20,6 +20,7 @@ from llmforge.run.making import order as making
 from llmforge.run.making.after import make_after
 from llmforge.run.ready import prepared_report
 from llmforge.run.status import Status
+from llmforge.stage_order import Making
 from llmforge.store import prepared_folder
 
 WITH_TRAINING = "measured with the training"
@@ -110,7 +111,7 @@ def _quantize(plan: Plan, quiet: bool) -> Done:
     return _made(plan, "quantize", quiet)
 
 
-def _made(plan: Plan, stage: making.Stage, quiet: bool) -> Done:
+def _made(plan: Plan, stage: Making, quiet: bool) -> Done:
     run, outcome = RunFolder(plan.run_folder), make_after(plan, stage, quiet)
     record = outcome.result
     if outcome.exit_code or record is None:

@@ -19,16 +19,18 @@ from llmforge.run.chain import telling
 from llmforge.run.chain.clearing import check_chain
 from llmforge.run.chain.doing import WITH_TRAINING, Done, do
 from llmforge.run.chain.ledger import Entry, Ledger
-from llmforge.run.chain.links import Link, Stage, links
+from llmforge.run.chain.links import Link, links
 from llmforge.run.chain.recording import recorded
 from llmforge.run.folder import RunFolder
 from llmforge.run.status import timestamp
 from llmforge.run.terminal import Screen
+from llmforge.stage_order import Stage
 
 PATIENCE = 60.0
 """Seconds that another process may hold a run before the chain gives up."""
 _PAUSE = 1.0
-_HELD = "LF808"
+_HELD = ("LF808", "LF949")
+"""Codes of a run, or a place, that a process holds."""
 
 _ENDS = {0: "finished", 130: "interrupted"}
 
@@ -129,7 +131,7 @@ def _done_when_free(link: Link, quiet: bool, screen: Screen) -> Done:
     deadline, said = time.monotonic() + PATIENCE, False
     while True:
         done = do(link, quiet)
-        held = any(found.code == _HELD for found in done.found)
+        held = any(found.code in _HELD for found in done.found)
         if not held or time.monotonic() > deadline:
             return done
         if not said:

@@ -9,15 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.plan import Plan
-
-Stage = Literal["prepare", "train", "evaluate", "fuse", "quantize", "answers"]
-
-STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "fuse", "quantize", "answers")
-"""In the order they are done."""
+from llmforge.stage_order import STAGES, Stage
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ def links(plan: Plan, start: Stage | None = None, end: Stage | None = None) -> t
     for number, stage in enumerate(STAGES):
         outside = f"before --from {start}" if number < first else None
         outside = f"after --to {end}" if number > last else outside
-        reason = _not_asked(plan, stage)
+        reason = plan.left_out(stage)
         if reason and not outside and stage in (start, end):
             raise _refused("LF981", f"`{stage}` is not for this plan: {reason}", _HINTS.get(stage))
         found.append(Link(stage, stage, plan, reason or outside))
@@ -62,12 +57,6 @@ def links(plan: Plan, start: Stage | None = None, end: Stage | None = None) -> t
 
 
 _HINTS = {"fuse": "fuse.after_training=true", "quantize": "quantize=gptq"}
-
-
-def makes(plan: Plan) -> tuple[str, ...]:
-    """What is made of the trained model: `fused`, `quantized`, both or neither."""
-    stages = {"fuse": "fused", "quantize": "quantized"}
-    return tuple(name for stage, name in stages.items() if _not_asked(plan, stage) is None)
 
 
 def _of_bases(plan: Plan, outside: str | None) -> Iterator[Link]:
@@ -83,28 +72,6 @@ def _of_bases(plan: Plan, outside: str | None) -> Iterator[Link]:
         stages: tuple[Stage, ...] = ("prepare", "train", "evaluate", "fuse")
         for stage in stages if fused else stages[:3]:
             yield Link(f"{'base of ' * (depth - 1)}base: {stage}", stage, base, outside)
-
-
-def _not_asked(plan: Plan, stage: str) -> str | None:
-    """Why a plan does not ask for a stage; None where it does."""
-    settings = plan.settings
-    packed = settings["quantize"]["kind"] != "none"
-    held_out = (plan.facts["data"].get("rows") or {}).get("evaluation")
-    if stage == "evaluate" and not held_out:
-        return "no rows are held out"
-    if stage == "fuse":
-        if settings["lora"]["kind"] == "none":
-            return "the run trains no adapter"
-        return None if settings["fuse"]["after_training"] or packed else "fuse.after_training=false"
-    if stage == "quantize":
-        return None if packed else "quantize=none"
-    if stage == "answers":
-        if not settings["evaluation"]["samples"]:
-            return "evaluation.samples=0"
-        if not held_out:
-            return "no rows are held out"
-        return None if makes(plan) else "nothing is made of the trained model"
-    return None
 
 
 def _refused(code: str, message: str, hint: str | None) -> ConfigRefused:

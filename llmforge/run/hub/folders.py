@@ -24,9 +24,9 @@ from llmforge.run.folder import RunFolder
 from llmforge.run.front_matter import base_model, is_repository
 from llmforge.run.hub import parcel as parcels
 from llmforge.run.hub.order import Order
-from llmforge.run.making.labels import LABEL
-from llmforge.run.outcome import file_digests
+from llmforge.run.making.labels import LABEL, fault_of
 from llmforge.run.publishing import Publisher, last_part
+from llmforge.stage_order import FOLDERS
 
 BASE = "base"
 """Folder of an adapter's own base."""
@@ -60,23 +60,12 @@ def fault(found: ModelFolder) -> Diagnostic | None:
             if pickled
             else (),
         )
-    wrong = None if found.files is None else digest_fault(found.path, found.files)
+    wrong = None if found.files is None else fault_of(found.path, found.files, thorough=True)
     if wrong is None:
         return None
-    again = {"fused": "fuse", "quantized": "quantize"}.get(found.what)
+    again = next((stage for stage, made in FOLDERS.items() if made == found.what), None)
     hint = f"llmforge {again} --run {found.run.run_id}" if again and found.run is not None else None
     return Diagnostic("LF915", f"{found.path} is not what its record says: {wrong}", hint=hint)
-
-
-def digest_fault(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """What of the recorded files is missing or another one."""
-    there = file_digests(folder)
-    for name, entry in files.items():
-        if name not in there:
-            return f"{name} is missing"
-        if there[name]["sha256"] != entry["sha256"]:
-            return f"{name} has changed"
-    return None
 
 
 def pack(found: ModelFolder, order: Order) -> Path:

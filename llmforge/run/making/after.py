@@ -11,11 +11,11 @@ from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
 from llmforge.run.launch import Outcome, run_making
 from llmforge.run.making.fusing import fuse_order
-from llmforge.run.making.order import Stage
 from llmforge.run.making.quantizing import quantize_order
+from llmforge.stage_order import Making
 
 
-def make_after(plan: Plan, stage: Stage, quiet: bool = False) -> Outcome:
+def make_after(plan: Plan, stage: Making, quiet: bool = False) -> Outcome:
     """Fuse or quantize the model of a finished run, or find it done.
 
     Raises:

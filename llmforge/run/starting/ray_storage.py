@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.plan import Plan
+from llmforge.run import checkpoints, sealing
 from llmforge.run.folder import RunFolder
 
 LAST = "finished"
@@ -63,22 +64,60 @@ def fetch(storage: str, name: str, run: RunFolder) -> None:
     """
     from pyarrow import fs  # type: ignore[import-untyped]
 
+    system, root = _opened(storage)
+    kept = _newest(system, f"{root}/{name}", run)
+    if kept is not None:
+        here = fs.LocalFileSystem()
+        fs.copy_files(kept, str(run.path), source_filesystem=system, destination_filesystem=here)
+
+
+def forget(storage: str, name: str) -> None:
+    """Remove what was kept under a name; nothing kept is no fault."""
+    system, root = _opened(storage)
+    if _below(system, f"{root}/{name}"):
+        system.delete_dir(f"{root}/{name}")
+
+
+def _opened(storage: str) -> tuple[Any, str]:
+    """The file system of a storage, and its path there."""
+    from pyarrow import fs
+
     if is_uri(storage):
         system, root = fs.FileSystem.from_uri(storage)
-    else:
-        system, root = fs.LocalFileSystem(), str(Path(storage).absolute())
-    entries = system.get_file_info(fs.FileSelector(f"{root}/{name}", allow_not_found=True))
-    folders = {Path(entry.path).name: entry.path for entry in entries if not entry.is_file}
-    steps = [int(n.removeprefix("step-")) for n in folders if n.startswith("step-")]
-    newest = LAST if LAST in folders else f"step-{max(steps)}" if steps else None
-    if newest is None:
-        return
-    fs.copy_files(
-        folders[newest],
-        str(run.path),
-        source_filesystem=system,
-        destination_filesystem=fs.LocalFileSystem(),
-    )
+        return system, str(root)
+    return fs.LocalFileSystem(), str(Path(storage).absolute())
+
+
+def _below(system: Any, path: str) -> set[str]:
+    """Names of what lies in a folder; none where there is no such folder."""
+    from pyarrow import fs
+
+    entries = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return {Path(entry.path).name for entry in entries}
+
+
+def _newest(system: Any, root: str, run: RunFolder) -> str | None:
+    """The folder that was kept last, by the checkpoints in it: storages keep no times of folders.
+
+    A run that was stopped is kept as `finished` too, and goes on later; only one with a final model
+    is over. A step whose checkpoint has no seal was not copied whole.
+    """
+    steps: dict[str, int] = {}
+    for name in _below(system, root):
+        folder = f"{root}/{name}"
+        saved = f"{folder}/{run.checkpoint_folder.name}"
+        if name == LAST and run.manifest.name in _below(system, folder):
+            return folder
+        sealed = [
+            int(known.removeprefix(checkpoints.PREFIX))
+            for known in _below(system, saved)
+            if known.removeprefix(checkpoints.PREFIX).isdecimal()
+            and sealing.MANIFEST in _below(system, f"{saved}/{known}")
+        ]
+        if name == LAST or sealed:
+            steps[folder] = max(sealed, default=0)
+    # what was kept at a stop is later than the same step's own folder
+    return max(steps, key=lambda known: (steps[known], known.endswith(f"/{LAST}")), default=None)
 
 
 def _linked(source: str, target: str) -> None:

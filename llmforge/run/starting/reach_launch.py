@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,9 +94,9 @@ def _deepspeed(plan: Plan, launch: dict[str, Any]) -> Iterator[Diagnostic]:
     hosts = read_hosts(launch["hostfile"])
     if hosts.fault is not None:  # the file was there when the plan was made
         yield _finding(plan, "LF454", f"hostfile: {hosts.fault}", "launch.hostfile", None)
-    port = int(launch["ssh_port"] or _SSH)
     for host in list(hosts.slots)[: int(launch["nodes"])]:
-        why = _unreachable(host, port)
+        name, port = ssh_address(host, launch["ssh_port"])
+        why = _unreachable(name, port) if name is not None else None
         if why:
             yield _finding(
                 plan,
@@ -103,8 +104,27 @@ def _deepspeed(plan: Plan, launch: dict[str, Any]) -> Iterator[Diagnostic]:
                 f"{host} of {launch['hostfile']} cannot be reached: {why}",
                 "launch.hostfile",
                 None,
-                f"asked at port {port} of its SSH server",
+                f"asked at port {port} of "
+                + ("its SSH server" if name == host else f"{name}, as SSH knows it"),
             )
+
+
+def ssh_address(host: str, port: int | None) -> tuple[str | None, int]:
+    """Host and port that SSH would connect to, aliases of its configuration resolved.
+
+    Where there is no SSH that could say it, the name stands for itself. A host behind another one
+    (`ProxyJump`, `ProxyCommand`) has no address that could be asked from here: None.
+    """
+    own = host.rpartition("@")[2], int(port or _SSH)
+    asked = ["ssh", "-G", *(("-p", str(port)) if port else ()), "--", host]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=_PATIENCE, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return own
+    said = dict(line.split(" ", 1) for line in told.stdout.splitlines() if " " in line)
+    if any(said.get(name, "none") != "none" for name in ("proxyjump", "proxycommand")):
+        return None, own[1]
+    return said.get("hostname", own[0]), int(said.get("port", own[1]))
 
 
 def _ray(plan: Plan, launch: dict[str, Any]) -> Iterator[Diagnostic]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +59,39 @@ def test_every_tensor_and_token_is_there(made: Path):
     told: list[str] = []
     convert(wanted(Place(made / "model", "tiny"), made / "model.gguf", None), told.append)
     assert "this is its record" in told[0]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from llmforge.refs.models import Place
+from llmforge.run.making.converting import convert, wanted
+move = Path.replace
+def then_die(self, target):
+    move(self, target)
+    if Path(target).name == "model.gguf":
+        os.kill(os.getpid(), signal.SIGKILL)
+Path.replace = then_die
+convert(wanted(Place(Path(sys.argv[1]), "tiny"), Path(sys.argv[2]), None), print)
+"""
+
+
+@pytest.mark.slow
+def test_killed_after_the_file_was_moved_it_is_known_and_not_made_again(made: Path, tmp_path: Path):
+    file = tmp_path / "model.gguf"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(made / "model"), str(file)], check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert file.is_file()
+    assert not file.with_name("model.gguf.json").exists()
+
+    told: list[str] = []
+    record = convert(wanted(Place(made / "model", "tiny"), file, None), told.append)
+
+    assert "this is its record" in told[0]
+    assert record["files"]["model.gguf"]["bytes"] == file.stat().st_size
+    assert {path.name for path in tmp_path.iterdir()} == {"model.gguf", "model.gguf.json"}
 
 
 def test_transformers_says_the_same_of_both(made: Path):

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from llmforge.compiler.facts.tokenizer import TokenizerFacts, look_at_tokenizer
-from llmforge.compiler.parse import section_spec
 from llmforge.schema.model import ModelSpec
+from llmforge.schema.typed import section_spec
 
 
 def tokenizer(folder: Path, vocabulary: Any, *added: tuple[int, str]) -> str:

@@ -22,10 +22,10 @@ from llmforge.compiler.context import Context, Facts
 from llmforge.compiler.facts.families import facts_from_config
 from llmforge.compiler.facts.trained import trained
 from llmforge.compiler.lower.adapter import adapter
-from llmforge.compiler.parse import parse_or_fail
 from llmforge.compose import compose, config_root
 from llmforge.registry import component
 from llmforge.schema.adapter import AdapterSpec
+from llmforge.schema.typed import typed
 
 GPT = {"n_layer": 2, "n_embd": 32, "n_head": 4, "vocab_size": 96, "n_positions": 64}
 GATED = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "vocab_size": 96,
@@ -92,7 +92,7 @@ def spec_of(option: str, **changes: Any) -> AdapterSpec:
 @pytest.fixture(scope="module")
 def context_of():
     """A context of shipped settings with another adapter."""
-    shipped = parse_or_fail(compose(["hardware=cpu"]).values)
+    shipped = typed(compose(["hardware=cpu"]).values)
 
     def make(spec: AdapterSpec, family: str) -> Context:
         model = facts_from_config({"model_type": family, **FAMILIES[family]})

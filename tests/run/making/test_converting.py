@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from llmforge.diagnostics import ConfigRefused
 from llmforge.refs.models import Place
 from llmforge.run.making import converting
 from llmforge.run.making.converting import PACKAGES, wanted
+from llmforge.run.making.holding import scratch, workplace
+from llmforge.run.outcome import file_digests
 
 
 @pytest.fixture
@@ -63,6 +66,44 @@ def test_other_files_stay(model: Path, work: Path) -> None:
     assert refusal(Place(model, "tiny"), mine).startswith("LF992")
     assert "is a folder" in refusal(Place(model, "tiny"), model)
     assert mine.read_bytes() == b"mine"
+
+
+def moved(model: Path, file: Path, weights: bytes) -> Path:
+    """As if the process had been killed after the file's move and before the record's."""
+    made = wanted(Place(model, "tiny"), file, None)
+    work = scratch(file)
+    (work / "written").mkdir(parents=True)
+    (work / "written" / file.name).write_bytes(weights)
+    record = {"source_digest": "0", "form": "f32", "files": file_digests(work / "written")}
+    (work / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    (work / "written" / file.name).replace(file)
+    return made.record
+
+
+def test_a_file_that_was_moved_before_its_record_is_known(model: Path, work: Path) -> None:
+    file = work / "tiny.gguf"
+    record = moved(model, file, b"first")
+    assert wanted(Place(model, "tiny"), file, None).file == file
+    assert json.loads(record.read_text())["files"][file.name]["bytes"] == 5
+    # and again, over one that has a record
+    moved(model, file, b"second")
+    assert wanted(Place(model, "tiny"), file, None).file == file
+    assert json.loads(record.read_text())["files"][file.name]["bytes"] == 6
+
+
+def test_somebodys_file_in_the_place_of_one_that_was_killed_stays(model: Path, work: Path) -> None:
+    file = work / "tiny.gguf"
+    record = moved(model, file, b"first")
+    file.write_bytes(b"other")
+    assert refusal(Place(model, "tiny"), file).startswith("LF992")
+    assert not record.exists()
+
+
+def test_a_file_that_another_process_makes(model: Path, work: Path) -> None:
+    with workplace(work / "tiny.gguf"):
+        told = refusal(Place(model, "tiny"), work / "tiny.gguf")
+    assert told.startswith("LF949")
+    assert told.endswith(f"is being made by process {os.getpid()} [-o <another file>]")
 
 
 def test_too_little_disk(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,11 @@ from llmforge.diagnostics import ConfigRefused
 from llmforge.merging import order_of, replaced
 from llmforge.plan import Plan
 from llmforge.refs.subjects import Asked, Subject, find_subject
+from llmforge.run.failures import diagnose
 from llmforge.run.folder import RunFolder
 from llmforge.run.making import clearance
 from llmforge.run.making import order as making
+from llmforge.run.making.holding import PlaceBusy, holder, workplace
 from llmforge.run.making.labels import read_label
 from llmforge.run.status import Status
 from llmforge.run.terminal import Screen
@@ -35,29 +37,8 @@ from llmforge.stages.fuse import fuse as stage
 if TYPE_CHECKING:
     from stand_in_hub import StandIn
 
-LORA = ("lora=small", "optimizer.lr=0.02", "fuse.after_training=true", "fuse.probe_rows=2",
-        "fuse.new_tokens=4", "fuse.probe_tokens=32")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a LoRA run was trained, and fused as the last part of the training."""
-    from conftest import TINY
-
-    folder = tmp_path_factory.mktemp("home")
-    with chdir(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
-        assert main(["train", *TINY, *LORA]) == 0
-    return folder
-
-
-@pytest.fixture
-def run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """The run, in a folder of the test's own."""
-    shutil.copytree(home / "runs", tmp_path / "runs")
-    monkeypatch.chdir(tmp_path)
-    (found,) = (tmp_path / "runs").iterdir()
-    return RunFolder.open(found)
+QUICK = ("fuse.probe_rows=0", "fuse.new_tokens=2", "fuse.probe_tokens=32")
+"""For what was not trained by the run's plan."""
 
 
 def subject(run: RunFolder, *overrides: str) -> Subject:
@@ -237,7 +218,7 @@ def test_an_adapter_without_a_run_gets_a_run_folder_of_its_own(
     run: RunFolder, tmp_path: Path
 ) -> None:
     alone = shutil.copytree(run.model, tmp_path / "adapters" / "My Adapter")
-    found = find_subject(Asked(alone, overrides=("fuse.probe_rows=0", "fuse.new_tokens=2")))
+    found = find_subject(Asked(alone, overrides=QUICK))
     assert found.trained is None
     assert found.run.run_id.startswith("my-adapter-")
     record = carried_out(found)
@@ -266,7 +247,7 @@ def test_an_adapter_on_the_hub_is_merged_into_a_base_on_the_hub(
         {**told, "base_model_name_or_path": "me/base"}
     ).encode()
 
-    found = find_subject(Asked("me/adapter", overrides=("fuse.probe_rows=0", "fuse.new_tokens=2")))
+    found = find_subject(Asked("me/adapter", overrides=QUICK))
     record = carried_out(found)
 
     assert record["proof"]["passed"]
@@ -391,10 +372,7 @@ def _rename_base(adapter: Path, name: str) -> None:
     file.write_text(json.dumps({**told, "base_model_name_or_path": name}))
 
 
-def test_a_merged_model_is_asked_and_measured_by_its_run(
-    run: RunFolder, home: Path, capfd: Any
-) -> None:
-    shutil.copytree(home / ".llmforge", ".llmforge")
+def test_a_merged_model_is_asked_and_measured_by_its_run(run: RunFolder, capfd: Any) -> None:
     asked = ["generate", "What is 2 + 3?", "--run", str(run.path), "--json"]
     answers = []
     for words in (asked, [*asked, "--weights", "fused"]):
@@ -407,6 +385,43 @@ def test_a_merged_model_is_asked_and_measured_by_its_run(
     figures = dict(line.split() for line in capfd.readouterr().out.splitlines() if line)
     result = run.result() or {}
     assert float(figures["eval_loss"]) == pytest.approx(result["eval_loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_two_that_are_told_the_same_folder_do_not_write_into_one_another(
+    run: RunFolder, tmp_path: Path, capfd: Any
+) -> None:
+    other = shutil.copytree(run.path, tmp_path / "runs" / "other")
+    words = ["fuse", "-o", str(tmp_path / "out"), "fuse.probe_rows=0"]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "llmforge", *words, "--run", str(run.path)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 90
+    while (process := holder(tmp_path / "out")) is None and first.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    assert main([*words, "--run", str(other)]) == 2
+
+    told = capfd.readouterr().err
+    assert f"error[LF949]: {tmp_path / 'out'} is being made by {process}" in told
+    assert "hint: fuse.folder=<another folder>" in told
+    assert first.wait(120) == 0
+    record = making.record(run, "fuse")
+    assert record is not None
+    assert record["files"].keys() == files(tmp_path / "out").keys()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == []
+
+
+def test_a_place_that_was_taken_since_it_was_checked(run: RunFolder, tmp_path: Path) -> None:
+    found = subject(run, f"fuse.folder={tmp_path / 'out'}")
+    order = order_of(found)
+    with workplace(tmp_path / "out"), pytest.raises(PlaceBusy) as busy:
+        stage(found.plan, found.run, order, Screen())
+    told = diagnose(busy.value, found.plan)
+    assert (told.code, told.hint) == ("LF949", "fuse.folder=<another folder>")
+    assert f"process {os.getpid()}" in told.message
 
 
 @pytest.mark.slow
@@ -431,10 +446,19 @@ def test_a_base_that_was_packed_while_it_was_loaded_is_merged_in_full_precision(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_merge_that_fails_after_training_keeps_the_training(work: Path, capsys: Any) -> None:
+def test_a_merge_that_fails_after_training_keeps_the_training(
+    work: Path, capsys: Any, fused_words: tuple[str, ...]
+) -> None:
     from conftest import TINY
 
-    words = ["train", "name=strict", *TINY[1:], *LORA, "fuse.dtype=bfloat16", "tracking=none"]
+    words = [
+        "train",
+        "name=strict",
+        *TINY[1:],
+        *fused_words,
+        "fuse.dtype=bfloat16",
+        "tracking=none",
+    ]
     assert main([*words, "fuse.max_difference=0"]) == 1
     told = capsys.readouterr().err
     assert "LF950" in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ WHOLE = {
     "layout": LAYOUT,
     "stage": "fuse",
     "run_id": "demo-0123456789",
-    "files": {"config.json": {"bytes": 2, "sha256": "0" * 64}},
+    "files": {"config.json": {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}},
 }
 
 
@@ -24,14 +25,17 @@ def written(folder: Path, label: Any) -> Path:
     return folder
 
 
-def test_a_label_says_what_is_missing_or_cut_short(tmp_path: Path) -> None:
+def test_a_label_says_what_is_missing_cut_short_or_changed(tmp_path: Path) -> None:
     label = read_label(written(tmp_path, WHOLE))
     assert label is not None
-    assert fault_of(tmp_path, label) is None
+    assert fault_of(tmp_path, label["files"], thorough=True) is None
+    (tmp_path / "config.json").write_text("[]", encoding="utf-8")
+    assert fault_of(tmp_path, label["files"]) is None
+    assert fault_of(tmp_path, label["files"], thorough=True) == "config.json has changed"
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
-    assert fault_of(tmp_path, label) == "config.json has 1 bytes, not 2"
+    assert fault_of(tmp_path, label["files"]) == "config.json has 1 bytes, not 2"
     (tmp_path / "config.json").unlink()
-    assert fault_of(tmp_path, label) == "config.json is missing"
+    assert fault_of(tmp_path, label["files"]) == "config.json is missing"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""`llmforge quantize`: packed, measured, kept whole or not at all; what cannot work is refused."""
+"""`llmforge quantize`: packed, measured, kept whole or not at all; what cannot work is refused.
+
+The run has trained an adapter, so it is the fused model that is packed.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmforge.cli import main
+from llmforge.build.quantizing.calibration import checked
+from llmforge.build.quantizing.work import NotQuantized
 from llmforge.diagnostics import ConfigRefused
 from llmforge.refs.subjects import Asked, Subject, find_subject
 from llmforge.run.folder import RunFolder
@@ -23,10 +26,10 @@ from llmforge.run.making.labels import read_label
 from llmforge.run.making.order import Order
 from llmforge.run.making.quantizing import quantize_order
 from llmforge.run.terminal import Screen
+from llmforge.schema.quantize import CalibrationSpec
 from llmforge.stages.quantize import calibration_samples
 from llmforge.stages.quantize import quantize as stage
 
-SHAPE = ("model.hidden=32", "model.intermediate=64")
 SMALL = ("quantize.speed_tokens=4",)
 GPTQ = ("quantize=gptq", "quantize.group_size=32", "quantize.calibration.samples=16",
         "quantize.calibration.length=32", *SMALL)  # fmt: skip
@@ -45,28 +48,6 @@ assert said.shape[1] > ids["input_ids"].shape[1]
 assert "llmforge" not in sys.modules
 print(model.config.quantization_config.quant_method)
 """
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a run was trained whole."""
-    from conftest import TINY
-
-    folder = tmp_path_factory.mktemp("home")
-    with chdir(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
-        assert main(["train", *TINY, *SHAPE]) == 0
-    return folder
-
-
-@pytest.fixture
-def run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """The run, in a folder of the test's own."""
-    shutil.copytree(home / "runs", tmp_path / "runs")
-    shutil.copytree(home / ".llmforge", tmp_path / ".llmforge")
-    monkeypatch.chdir(tmp_path)
-    (found,) = (tmp_path / "runs").iterdir()
-    return RunFolder.open(found)
 
 
 def subject(ref: Path, *overrides: str) -> Subject:
@@ -92,8 +73,6 @@ def refusal(act: Callable[[], object]) -> str:
 
 
 def failure(found: Subject) -> Any:
-    from llmforge.build.quantizing.work import NotQuantized
-
     with pytest.raises(NotQuantized) as caught:
         carried_out(found)
     return caught.value
@@ -223,7 +202,7 @@ def test_a_model_that_grew_too_perplexed_is_not_kept(run: RunFolder) -> None:
 
 @pytest.mark.usefixtures("everything_installed")
 def test_calibration_on_other_rows_and_on_texts(run: RunFolder) -> None:
-    from llmforge.build.quantizing.work import NotQuantized, Work, tokenizer_of
+    from llmforge.build.quantizing.work import Work, tokenizer_of
     from llmforge.plan import Plan
 
     rows = [{"question": f"What is {n}?", "answer": str(n)} for n in range(9)]
@@ -239,9 +218,10 @@ def test_calibration_on_other_rows_and_on_texts(run: RunFolder) -> None:
     assert (own.rows, bool(other.rows)) == ("", True)
     plan = Plan.load(run.path / other.rows)
     spec = asked.plan.spec.quantize.calibration  # type: ignore[attr-defined]
-    tokenizer = tokenizer_of(run.model)
-    work = Work(asked.plan, run.model, run.path / "staged", tokenizer)
-    found = calibration_samples(work, spec, plan)
+    fused = run.path / "fused"
+    tokenizer = tokenizer_of(fused)
+    work = Work(asked.plan, fused, run.path / "staged", tokenizer)
+    found = calibration_samples(work, spec, plan, trained=True)
     assert len(found) == 8  # the run holds rows out, and of nine that is one
     assert "What is" in tokenizer.decode(found[0])
     assert all(len(ids) <= 32 for ids in found)
@@ -250,9 +230,29 @@ def test_calibration_on_other_rows_and_on_texts(run: RunFolder) -> None:
     asked = subject(run.path, *GPTQ, *short, "quantize.calibration.length=64")
     spec = asked.plan.spec.quantize.calibration  # type: ignore[attr-defined]
     with pytest.raises(NotQuantized) as caught:
-        calibration_samples(work, spec, None)
+        calibration_samples(work, spec, None, trained=True)
     assert caught.value.code == "LF966"
     assert "fewer than one block of 64" in str(caught.value)
+    assert caught.value.hint == "quantize.calibration.source=run"
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked", "trained", "hint"),
+    [
+        (100, {"source": "run", "samples": 4}, True, "quantize.calibration.samples=7"),
+        (6, {"source": "run", "samples": 4}, True, "quantize=int8"),
+        (4, {"source": "texts", "samples": 8}, True, "quantize.calibration.source=run"),
+        (4, {"source": "data", "samples": 8}, False, "quantize=int8"),
+    ],
+)
+def test_what_to_do_about_too_few_tokens(
+    rows: int, asked: dict[str, Any], trained: bool, hint: str
+) -> None:
+    spec = CalibrationSpec(data=[], texts=[], length=64, **asked)
+    with pytest.raises(NotQuantized) as caught:
+        checked([[1] * 10] * 4, rows, 64, spec, trained)
+    assert (caught.value.code, caught.value.hint) == ("LF966", hint)
+    assert len(checked([[1] * 10] * 7, rows, 64, spec, trained)) == 7
 
 
 def test_what_cannot_be_quantized_is_refused(run: RunFolder) -> None:
@@ -267,8 +267,9 @@ def test_what_cannot_be_quantized_is_refused(run: RunFolder) -> None:
     assert refusal(lambda: ordered(asked)).startswith("LF969:")
     assert (taken / "notes.txt").read_text() == "mine"
 
-    asked = subject(run.path, *INT4)
-    config = run.model / "config.json"
+    base = run.model / "base"
+    asked = subject(base, *INT4)
+    config = base / "config.json"
     stored = json.loads(config.read_text())
     config.write_text(json.dumps(stored | {"quantization_config": {"quant_method": "awq"}}))
     assert "quantized already (awq)" in refusal(lambda: ordered(asked))
@@ -286,8 +287,9 @@ def test_too_little_room_is_told_with_figures(
 
 
 def test_an_adapter_must_be_fused_first(run: RunFolder) -> None:
-    (run.model / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     asked = subject(run.path, *INT4)
+    assert ordered(asked).label == f"{run.run_id}, fused"
+    shutil.rmtree(run.path / "fused")
     told = refusal(lambda: ordered(asked))
     assert told.startswith("LF972:")
     assert told.endswith(f"[llmforge fuse --run {run.run_id}]")

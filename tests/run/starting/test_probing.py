@@ -33,8 +33,48 @@ def test_two_processes_look_around(tiny: Make, work: Path) -> None:
     assert found["differences"] == []
     assert not [finding for finding in findings(plan, found) if finding.is_error]
     assert report(found).count("GB/s") == 2
-    assert not list((work / "runs").rglob("probe.json")), "nothing is left"
+    assert not (plan.run_folder.parent / ".doctor").exists(), "nothing is left"
     assert not plan.run_folder.exists()
+
+
+ENDS = """
+import os, signal
+how = os.environ.get("END_BY")
+if how == "raise":
+    raise ValueError("planted fault")
+if how:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "words", "message", "left"),
+    [
+        # of several processes, the traceback of the first that failed was shown
+        ("raise", TWO, "planted fault", []),
+        ("raise", ("tracking=none",), "planted fault", ["log.txt"]),
+        ("kill", ("tracking=none",), "killed by SIGKILL", ["log.txt"]),
+    ],
+)
+def test_a_job_that_fails_leaves_logs_only_where_they_alone_can_tell(
+    tiny: Make, bench_folder: Path, work: Path, monkeypatch: pytest.MonkeyPatch,
+    how: str, words: tuple[str, ...], message: str, left: list[str],
+) -> None:  # fmt: skip
+    for folder in (bench_folder, work):
+        (folder / "ending.py").write_text(ENDS, encoding="utf-8")
+    plan = tiny(*words, "plugins=[ending]")
+    monkeypatch.setenv("END_BY", how)
+    found, outcome = probe_nodes(plan)
+
+    assert (found, outcome.exit_code) == (None, 1)
+    assert outcome.diagnostic
+    assert message in outcome.diagnostic.message
+    doctor = plan.run_folder.parent / ".doctor"
+    assert [path.name for path in doctor.glob("*/*")] == left
+    assert doctor.exists() == bool(left)
+    for path in doctor.glob("*/*"):
+        assert f"output in {path}" in outcome.diagnostic.notes
+    assert left or not any(str(doctor) in note for note in outcome.diagnostic.notes)
 
 
 def rank(number: int, **facts: Any) -> dict[str, Any]:

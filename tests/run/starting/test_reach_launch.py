@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from llmforge.plan import Plan
 from llmforge.run.folder import RunFolder
 from llmforge.run.preflight import check_here
 from llmforge.run.starting.commands import free_port
-from llmforge.run.starting.reach_launch import check_launch
+from llmforge.run.starting.reach_launch import check_launch, ssh_address
 
 Make = Callable[..., Plan]
 TWO = ("tracking=none", "launch.processes=2", "trainer.accumulation=1")
@@ -105,6 +106,63 @@ def test_a_host_of_the_hostfile_that_does_not_exist(
 
     assert found.code == "LF462"
     assert "no-such-host.invalid" in found.message
+
+
+@pytest.fixture
+def ssh_config(work: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """`ssh_config("Host ...")`: the configuration of the installed ssh."""
+    real = shutil.which("ssh")
+    if real is None:
+        pytest.skip("there is no ssh here")
+
+    def write(text: str) -> None:
+        config, program = work / "ssh.conf", work / "programs" / "ssh"
+        config.write_text(text, encoding="utf-8")
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\nexec {real} -F {config} "$@"\n', encoding="utf-8")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    return write
+
+
+@pytest.mark.usefixtures("everything_installed")
+def test_a_host_that_ssh_knows_by_an_alias(
+    tiny: Make,
+    work: Path,
+    listening: int,
+    ssh_config: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "llmforge.run.starting.reach_launch.shutil.which", lambda _: "/usr/bin/pdsh"
+    )
+    hosts = work / "hosts.txt"
+    hosts.write_text("node-a slots=1\nnode-b slots=1\n", encoding="utf-8")
+    plan = tiny(*TWO, "launch=deepspeed", f"launch.hostfile={hosts}")
+    ssh_config(
+        f"Host node-a\n HostName 127.0.0.1\n Port {listening}\n"
+        f"Host node-b\n HostName 127.0.0.1\n Port {free_port()}\n"
+    )
+    [found] = refused(plan)
+
+    assert (found.code, found.message.split()[0]) == ("LF462", "node-b")
+    assert "127.0.0.1, as SSH knows it" in found.notes[0]
+
+
+def test_where_ssh_would_connect_to(ssh_config: Callable[[str], None]) -> None:
+    ssh_config("Host far\n ProxyJump gate\nHost near\n HostName 10.1.2.3\n Port 2222\n")
+
+    assert ssh_address("near", None) == ("10.1.2.3", 2222)
+    assert ssh_address("me@near", 2200) == ("10.1.2.3", 2200)
+    assert ssh_address("other", None) == ("other", 22)
+    assert ssh_address("far", None) == (None, 22), "nobody here can ask it"
+
+
+def test_without_ssh_a_name_stands_for_itself(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(work))
+
+    assert ssh_address("me@near", None) == ("near", 22)
 
 
 @pytest.mark.usefixtures("everything_installed")
