@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from llmforge.render import size_text
 from llmforge.run.making.clearance import free_disk
 from llmforge.run.making.forms import FORMS
 from llmforge.run.making.headers import BadHeader, main_dtype, model_headers
-from llmforge.run.making.holding import PlaceBusy, holder, scratch, workplace
+from llmforge.run.making.holding import PlaceBusy, clear, holder, scratch, workplace
 from llmforge.run.making.labels import fault_of
 from llmforge.run.making.order import source_digest
 from llmforge.run.making.originals import CONFIG, FETCHED
@@ -172,7 +171,7 @@ def _finish_move(made: Wanted) -> None:
         moved = set(files) == {made.file.name} and holder(made.file) is None
         if moved and fault_of(made.file.parent, files, thorough=True) is None:
             staged.replace(made.record)
-            shutil.rmtree(staged.parent, ignore_errors=True)
+            clear(made.file)
     except (OSError, ValueError, KeyError, TypeError):
         return  # there is no such record, or it was cut: then the file was not moved yet
 

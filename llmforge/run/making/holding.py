@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PATIENCE = 1.0
@@ -79,6 +79,12 @@ def workplace(place: Path, key: str | None = None) -> Iterator[Path]:
 def scratch(place: Path) -> Path:
     """The folder beside a place that it is made in."""
     return place.with_name(f".{place.name}.making")
+
+
+def clear(place: Path) -> None:
+    """Remove what a killed process left beside a place; nothing while another holds it."""
+    with suppress(PlaceBusy), _held(place, None):
+        shutil.rmtree(scratch(place), ignore_errors=True)
 
 
 def _settle(place: Path) -> None:
