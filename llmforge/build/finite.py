@@ -81,13 +81,9 @@ class FiniteSteps(CountedTokens):
 
     # which rows a step is made of
 
-    def get_train_dataloader(self) -> Any:
-        """Its batches say which rows are in them."""
-        collate, self.data_collator = self.data_collator, Numbered(self.data_collator)
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.data_collator = collate
+    def noted(self, collate: Any) -> Any:
+        """Batches say which rows are in them, too."""
+        return super().noted(Numbered(collate))
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """The micro batches of a step; which rows are in them is remembered and taken out."""

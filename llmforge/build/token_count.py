@@ -60,9 +60,13 @@ class CountedTokens(WholeTurns):
         seen = int(self.state.num_input_tokens_seen)
         return seen if seen and self._whole else None
 
+    def noted(self, collate: Any) -> Any:
+        """The collator, whose batches say what they are made of as well; other parts add to it."""
+        return Counted(collate)
+
     def get_train_dataloader(self) -> Any:
         """Its batches say how many tokens are in them."""
-        collate, self.data_collator = self.data_collator, Counted(self.data_collator)
+        collate, self.data_collator = self.data_collator, self.noted(self.data_collator)
         try:
             return super().get_train_dataloader()
         finally:

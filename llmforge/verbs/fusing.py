@@ -9,16 +9,13 @@ from __future__ import annotations
 import argparse
 
 from llmforge.verbs import MakeVerb, tell
-from llmforge.verbs.making import REF_HELP, asked_of, make, say
+from llmforge.verbs.making import add_flags, asked_of, make, say
 
 
 def add(verb: MakeVerb) -> None:
     """Declare the verb."""
     fuse = verb("fuse", _fuse, "merge an adapter into its base, and prove that it is the same")
-    fuse.composed().flag("--plan", metavar="FILE", help="the adapter of this plan's run")
-    fuse.flag("--run", dest="ref", metavar="REF", help=REF_HELP)
-    fuse.flag("--checkpoint", metavar="best|last|STEP", help="of the run; default: final adapter")
-    fuse.flag("-o", "--output", metavar="FOLDER", help="default: fused/ in the run folder")
+    add_flags(fuse, "adapter", "fused")
 
 
 def _fuse(parsed: argparse.Namespace) -> int:

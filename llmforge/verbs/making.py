@@ -15,8 +15,22 @@ from llmforge.verbs import tell
 if TYPE_CHECKING:
     from llmforge.refs.subjects import Asked, Subject
     from llmforge.run.making.order import Order
+    from llmforge.verbs import Verb
 
 REF_HELP = "a run's id or `last`, a folder, models:/NAME/3, NAME@best, or OWNER/NAME on the hub"
+
+
+def add_flags(made: Verb, source: str, folder: str) -> None:
+    """Flags that say what is taken and where the result goes.
+
+    Args:
+        source: what is taken of a run: `model` or `adapter`.
+        folder: of the result, in the run folder.
+    """
+    made.composed().flag("--plan", metavar="FILE", help=f"the {source} of this plan's run")
+    made.flag("--run", dest="ref", metavar="REF", help=REF_HELP)
+    made.flag("--checkpoint", metavar="best|last|STEP", help=f"of the run; default: final {source}")
+    made.flag("-o", "--output", metavar="FOLDER", help=f"default: {folder}/ in the run folder")
 
 
 def asked_of(parsed: argparse.Namespace, stage: str) -> Asked:

@@ -10,16 +10,13 @@ from __future__ import annotations
 import argparse
 
 from llmforge.verbs import MakeVerb, tell
-from llmforge.verbs.making import REF_HELP, asked_of, make, say
+from llmforge.verbs.making import add_flags, asked_of, make, say
 
 
 def add(verb: MakeVerb) -> None:
     """Declare the verb."""
     made = verb("quantize", _quantize, "pack a finished model in fewer bits, and measure the cost")
-    made.composed().flag("--plan", metavar="FILE", help="the model of this plan's run")
-    made.flag("--run", dest="ref", metavar="REF", help=REF_HELP)
-    made.flag("--checkpoint", metavar="best|last|STEP", help="of the run; default: final model")
-    made.flag("-o", "--output", metavar="FOLDER", help="default: quantized/ in the run folder")
+    add_flags(made, "model", "quantized")
 
 
 def _quantize(parsed: argparse.Namespace) -> int:
